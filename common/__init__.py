@@ -1,0 +1,1 @@
+"""What every stage shares: errors, files, processes, progress, data reports, images, CLIP loading."""

@@ -1,0 +1,51 @@
+"""Bytes from the web to an RGB image: known formats only, bounded in size, never trusted."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+from PIL import Image
+
+# webdataset's names for what may be an image, in the order in which a training sample prefers them (open_clip's).
+IMAGE_EXTENSIONS = ("jpg", "png", "jpeg", "webp")
+MAX_PIXELS = 64_000_000  # 8,000 x 8,000: a larger picture is a decompression bomb until proven otherwise
+
+_FORMATS = ("JPEG", "PNG", "WEBP")
+
+
+class ImageError(ValueError):
+    """An image that will not be used; ``cause`` is the word to count it under."""
+
+    def __init__(self, cause: str, detail: str) -> None:
+        super().__init__(f"{cause}: {detail}")
+        self.cause = cause
+        self.detail = detail
+
+
+def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode ``data`` fully, in the picture's own mode.
+
+    Raises :class:`ImageError` with cause ``image_too_large`` when width x height is above ``max_pixels`` (told from
+    the header, before anything is decoded), and ``broken_image`` when it is truncated or in no known format.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PIL's remarks on odd metadata; its bomb warning is our error below
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            if image.width * image.height > max_pixels:
+                raise ImageError("image_too_large", f"{image.width} x {image.height} > {max_pixels} pixels")
+            image.load()
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError("image_too_large", str(error)) from error
+    except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error ... on damaged files
+        raise ImageError("broken_image", f"{type(error).__name__}: {error}") from error
+    return image
+
+
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Like :func:`open_image`, converted to RGB."""
+    image = open_image(data, max_pixels)
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -1,0 +1,1 @@
+"""The stages joined: settings, runs, the demo, comparison and report."""

@@ -1,0 +1,127 @@
+"""The comparison of recipes as text: for a terminal, a README, a spreadsheet or a paper."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from common.errors import ClipsiftError
+from pipeline.report.headline import IMAGENET
+from pipeline.report.rows import Row, Stat
+
+FORMATS = ("table", "markdown", "csv", "latex")
+_MAX_WIDTH = 400  # characters; no number is ever cut to fit a terminal
+_ABSENT = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the comparison: what it takes from a row and the factor and digits it is shown with."""
+
+    title: str
+    value: Callable[[Row], Stat | None]
+    factor: float = 100
+    digits: int = 1
+    signed: bool = False
+
+    def show(self, row: Row, between: str = " ± ") -> str:
+        """Mean and spread as text, ``between`` between them."""
+        stat = self.value(row)
+        if stat is None:
+            return _ABSENT
+        mean = f"{self.factor * stat.mean:{'+' if self.signed else ''},.{self.digits}f}"
+        return mean if not stat.spread else f"{mean}{between}{self.factor * stat.spread:,.{self.digits}f}"
+
+
+def columns(rows: Sequence[Row]) -> list[Column]:
+    """The columns that hold a number in at least one row. Shares and accuracies are shown in percent."""
+    groups = list(dict.fromkeys(group for row in rows for group in row.groups if group != IMAGENET))
+    found = [
+        Column("kept %", lambda row: row.kept),
+        Column("samples seen", lambda row: row.samples_seen, factor=1, digits=0),
+        Column(IMAGENET, lambda row: row.imagenet),
+        *(Column(group, lambda row, group=group: row.groups.get(group)) for group in groups),  # type: ignore[misc]
+        Column(f"mean of {rows[0].num_tasks} tasks", lambda row: row.mean),
+        Column("average of 38", lambda row: row.average),
+        Column(f"vs {rows[0].recipe}", lambda row: row.difference, signed=True),
+    ]
+    return [column for column in found if any(column.value(row) for row in rows)]
+
+
+def format_comparison(rows: Sequence[Row], format: str = "table") -> str:
+    """The rows of :func:`~pipeline.report.rows.compare` as text.
+
+    Args:
+        rows: at least one.
+        format: ``table`` (for a terminal), ``markdown``, ``latex`` (booktabs): percent, mean ± spread; ``csv``:
+            shares in [0, 1] with all digits, mean and spread in columns of their own.
+
+    Raises:
+        ClipsiftError: for another format.
+    """
+    makers = {"table": _table, "markdown": _markdown, "csv": _csv, "latex": _latex}
+    if format not in makers:
+        raise ClipsiftError(f"compare: unknown format {format!r}; choose one of {', '.join(FORMATS)}")
+    return makers[format](rows)
+
+
+def _table(rows: Sequence[Row]) -> str:
+    shown = columns(rows)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("recipe", no_wrap=True)
+    for title in ("runs", *(column.title for column in shown)):
+        table.add_column(Text(title), justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(Text(row.recipe), str(len(row.runs)), *(column.show(row) for column in shown))
+    console = Console(file=io.StringIO(), width=_MAX_WIDTH, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def _markdown(rows: Sequence[Row]) -> str:
+    shown = columns(rows)
+    lines = [["recipe", "runs", *(column.title for column in shown)], ["---", *["---:"] * (len(shown) + 1)]]
+    lines += [[row.recipe, str(len(row.runs)), *(column.show(row) for column in shown)] for row in rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    shown = columns(rows)
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    names = [column.title.removesuffix(" %") for column in shown]
+    writer.writerow(["recipe", "runs", *(name for title in names for name in (title, f"{title} spread"))])
+    for row in rows:
+        stats = [column.value(row) for column in shown]
+        cells: list[Any] = [cell for stat in stats for cell in ((stat.mean, stat.spread) if stat else (None, None))]
+        writer.writerow([row.recipe, len(row.runs), *("" if cell is None else repr(cell) for cell in cells)])
+    return out.getvalue().rstrip("\n")
+
+
+def _latex(rows: Sequence[Row]) -> str:
+    shown = columns(rows)
+    head = ["recipe", "runs", *(column.title for column in shown)]
+    lines = [r"\begin{tabular}{l" + "r" * (len(shown) + 1) + "}", r"\toprule"]
+    lines += [" & ".join(_escape_latex(title) for title in head) + r" \\", r"\midrule"]
+    for row in rows:
+        cells = [_latex_cell(column.show(row, r" \pm ")) for column in shown]
+        lines.append(" & ".join([_escape_latex(row.recipe), str(len(row.runs)), *cells]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+
+
+def _latex_cell(text: str) -> str:
+    return "--" if text == _ABSENT else "$" + text.replace(",", "{,}") + "$"
+
+
+def _escape_latex(text: str) -> str:
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(special.get(letter, "\\" + letter if letter in "&%$#_{}" else letter) for letter in text)

@@ -1,0 +1,209 @@
+"""A run's settings: typed YAML through LightningCLI, checked whole before anything is loaded."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import jsonargparse
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from common.clip import register_model
+from common.errors import ClipsiftError
+from common.files import write_text
+from common.machine import Machine
+from evaluation.tasks import select_tasks
+from selection.config import Selection
+from selection.pool import Pool
+from training.data import PoolDataModule
+from training.model import CLIPModule
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# A run's length is data.samples_seen and nothing else; these would say it twice.
+_LENGTHS = ("max_epochs", "min_epochs", "max_steps", "min_steps", "max_time")
+
+
+@dataclass
+class Evaluation:
+    """Which tasks, by which rules. ``tasks``: keys, group names or globs; all that the folder has when empty."""
+
+    tasks: list[str] = field(default_factory=list)
+    rules: Literal["leaderboard", "corrected"] = "leaderboard"
+    precision: Literal["fp32", "amp"] = "fp32"
+    batch_size: int = 256
+    workers: int = 2
+
+
+class RunCLI(LightningCLI):
+    """LightningCLI's parser for a whole run; parses and checks, and leaves making things to the stages."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        super().__init__(
+            CLIPModule,
+            PoolDataModule,
+            save_config_callback=None,
+            seed_everything_default=0,
+            parser_kwargs={"exit_on_error": False},
+            args=arguments,
+            run=False,
+            auto_configure_optimizers=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--name", type=str | None, default=None, help="What the run is called in tables.")
+        parser.add_argument("--pool", type=str, help="Shards and/or metadata: a folder, glob, brace range or fsspec URL.")
+        parser.add_argument("--trusted", type=str | None, default=None, help="Shards of pairs known to be good.")
+        parser.add_argument("--eval", type=str | None, default=None, help="Folder of evaluation sets (DataComp's).")
+        parser.add_argument("--out", type=str, help="The run directory.")
+        parser.add_argument("--cache", type=str | None, default=None, help="Index and features; default OUT/cache.")
+        parser.add_argument("--truth", type=str | None, default=None, help="Parquet of uid and kind, for the report only.")
+        parser.add_argument("--max_loss", type=float, default=0.01, help="Share of samples that may be damaged.")
+        parser.add_argument("--selection", type=Selection, default=Selection(), help="Which pairs are kept.")
+        parser.add_argument("--evaluation", type=Evaluation, default=Evaluation(), help="Which tasks, by which rules.")
+        for source, target in (
+            ("pool", "data.pool"),
+            ("out", "data.out"),
+            ("cache", "data.cache"),
+            ("max_loss", "data.max_loss"),
+            ("seed_everything", "data.seed"),
+            ("model.model", "data.model"),
+        ):
+            parser.link_arguments(source, target)
+
+    def instantiate_classes(self) -> None:
+        """Left to the stages: a wrong setting must fail before anything is made."""
+
+
+@dataclass
+class RunSettings:
+    """A parsed and checked run. Attributes are the YAML's keys; ``data``, ``model`` and ``trainer`` are their mappings."""
+
+    cli: RunCLI
+    name: str
+    pool: str
+    trusted: str | None
+    eval: str | None
+    out: Path
+    cache: Path
+    truth: str | None
+    max_loss: float
+    seed: int
+    selection: Selection
+    evaluation: Evaluation
+    machine: Machine
+    data: dict[str, Any]
+    model: dict[str, Any]
+    trainer: dict[str, Any]
+
+    def save(self) -> None:
+        """Write ``config.yaml`` into the run directory: running it again reproduces or continues the run."""
+        write_text(self.out / "config.yaml", self.cli.parser.dump(self.cli.config, skip_none=False))
+
+
+def parse_run(arguments: list[str], needs_eval: bool = True) -> RunSettings:
+    """Settings from command-line arguments (``--config FILE ... --key.sub value ...``).
+
+    Raises:
+        ClipsiftError: one line, for an unknown key, a wrong type, a missing path, a contradiction.
+    """
+    try:
+        cli = RunCLI(arguments)
+        settings = _absolute_paths(cli.config)
+        init = cli.parser.instantiate(jsonargparse.Namespace({"selection": settings.selection, "evaluation": settings.evaluation}))
+    except ClipsiftError:
+        raise
+    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+        raise ClipsiftError(one_line(error)) from error
+    trainer = {key: value for key, value in settings.trainer.as_dict().items() if value is not None}
+    machine = Machine(**{key: trainer.pop(key) for key in list(trainer) if key in Machine.__dataclass_fields__})
+    run = RunSettings(
+        cli=cli,
+        name=settings.name or Path(settings.out).name,
+        pool=settings.pool,
+        trusted=settings.trusted,
+        eval=settings.eval,
+        out=Path(settings.out),
+        cache=Path(settings.cache or Path(settings.out) / "cache"),
+        truth=settings.truth,
+        max_loss=settings.max_loss,
+        seed=settings.seed_everything,
+        selection=init.selection,
+        evaluation=init.evaluation,
+        machine=machine,
+        data=settings.data.as_dict(),
+        model=settings.model.as_dict(),
+        trainer=trainer,
+    )
+    _check(run, needs_eval)
+    return run
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message as one line."""
+    cause = error.__cause__
+    while cause is not None:  # a dataclass's own check, wrapped by the parser
+        if isinstance(cause, ClipsiftError):
+            return str(cause)
+        cause = cause.__cause__
+    return " ".join(part.strip() for part in str(error).strip().splitlines() if part.strip())
+
+
+def _check(run: RunSettings, needs_eval: bool) -> None:
+    """Everything that can be found out without loading data or weights."""
+    for key in _LENGTHS:
+        if run.trainer.get(key) not in (None, -1):
+            raise ClipsiftError(f"trainer.{key}: the length of a run is data.samples_seen; leave it out")
+        run.trainer.pop(key, None)
+    if not 0 <= run.max_loss <= 1:
+        raise ClipsiftError(f"max_loss is a share in [0, 1], got {run.max_loss}")
+    if run.cli.config.pool is None or run.cli.config.out is None:
+        raise ClipsiftError(f"--{'pool' if run.pool is None else 'out'} is missing")
+    Pool(run.pool)
+    if run.trusted:
+        Pool(run.trusted)
+    if run.truth and not Path(run.truth).is_file():
+        raise ClipsiftError(f"truth: {run.truth} does not exist")
+    if needs_eval and (not run.eval or not Path(run.eval).is_dir()):
+        raise ClipsiftError(f"eval: {run.eval} does not exist" if run.eval else "--eval is missing")
+    select_tasks(run.evaluation.tasks or ["*"])
+    run.selection.check(run.trusted)
+    register_model(run.model["model"])
+    teacher = run.selection.teacher
+    if teacher and not Path(teacher.model).is_dir():
+        register_model(teacher.model)
+
+
+def _absolute_paths(config: jsonargparse.Namespace) -> jsonargparse.Namespace:
+    """Make paths independent of the working directory, in place, so that the saved config reruns from anywhere."""
+    for key in ("pool", "trusted", "eval", "out", "cache", "truth", "model.model", "data.subset", "selection.within"):
+        if config.get(key):
+            config[key] = _absolute(config[key], must_exist=key not in ("out", "cache"))
+    if teacher := config.selection.teacher:
+        teacher.model = _absolute(teacher.model)
+        teacher.pretrained = teacher.pretrained and _absolute(teacher.pretrained)
+    for key in ("union", "intersect", "subtract"):
+        config.selection[key] = [_absolute(path) for path in config.selection[key]]
+    for step in config.selection.steps:
+        if isinstance(step, dict) and isinstance(step.get("target"), str):
+            step["target"] = _absolute(step["target"])
+    return config
+
+
+def _absolute(value: str, must_exist: bool = True) -> str:
+    """``value`` made absolute if it is a local path (relative to here, else to the repository), else unchanged."""
+    if "://" in value or "::" in value:
+        return value
+    for base in (Path.cwd(), REPOSITORY):
+        if (base / value).exists():
+            return str((base / value).resolve())
+    if must_exist and not any(mark in value for mark in "{*"):
+        return value
+    return str((Path.cwd() / value).absolute())
+
+
+def print_error(error: BaseException) -> None:
+    """The one line a user sees when something is wrong."""
+    print(f"clipsift: error: {one_line(error)}", file=sys.stderr)

@@ -1,0 +1,87 @@
+"""The settings of a selection, as they stand under ``selection:`` in a run's YAML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.errors import ClipsiftError
+from selection.recipe import Recipe
+
+
+@dataclass
+class TeacherTraining:
+    """How to train a teacher in place, on the trusted shards (what a data filtering network is)."""
+
+    samples_seen: int
+    global_batch: int
+    lr: float = 5e-4
+    warmup: int = 100
+    weight_decay: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.samples_seen < self.global_batch or self.global_batch < 2:
+            raise ClipsiftError(
+                f"selection.teacher.train: samples_seen {self.samples_seen} and global_batch {self.global_batch} "
+                "make no training; a batch holds at least 2 pairs and samples_seen at least one batch"
+            )
+
+
+@dataclass
+class Teacher:
+    """The CLIP whose features are scored: with ``pretrained`` weights (tag or file), or trained in place.
+
+    ``model`` is an open_clip name, a JSON architecture, or the model folder of an earlier run.
+    """
+
+    model: str
+    pretrained: str | None = None
+    train: TeacherTraining | None = None
+
+    def __post_init__(self) -> None:
+        if self.pretrained and self.train:
+            raise ClipsiftError("selection.teacher: pretrained and train contradict each other; keep one")
+
+
+@dataclass
+class Embedding:
+    """How features are made: pairs per batch, DataLoader processes per rank, Lightning's word for the precision."""
+
+    batch_size: int = 256
+    workers: int = 2
+    precision: str = "32-true"
+
+
+@dataclass
+class Selection:
+    """Which pairs to keep: where features come from, then the recipe (see :class:`selection.recipe.Recipe`).
+
+    ``features`` names columns that the pool's metadata already has (``l14`` for ``l14_img`` and ``l14_txt``);
+    ``teacher`` makes them. A recipe whose scores need no features takes neither.
+    """
+
+    teacher: Teacher | None = None
+    features: str | None = None
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    within: str | None = None
+    union: list[str] = field(default_factory=list)
+    intersect: list[str] = field(default_factory=list)
+    subtract: list[str] = field(default_factory=list)
+    embedding: Embedding = field(default_factory=Embedding)
+
+    def check(self, trusted: str | None) -> Recipe:
+        """The parsed recipe; everything wrong with the settings is a :class:`ClipsiftError`."""
+        recipe = Recipe.parse(self.steps, self.within, self.union, self.intersect, self.subtract)
+        if self.teacher and self.features:
+            raise ClipsiftError("selection: teacher and features contradict each other; keep one")
+        if recipe.needs_features and not (self.teacher or self.features):
+            raise ClipsiftError(
+                "selection: these scores need a teacher, such as {model: ViT-L-14, pretrained: openai}, or features "
+                "that the metadata has, such as features: l14"
+            )
+        if self.teacher and self.teacher.train and not trusted:
+            raise ClipsiftError("selection.teacher.train: needs trusted shards; give --trusted DIR")
+        targets = {step.options.get("target") for step in recipe.steps}
+        if "trusted" in targets and not trusted:
+            raise ClipsiftError("selection: the target trusted needs --trusted DIR")
+        return recipe

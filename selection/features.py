@@ -1,0 +1,104 @@
+"""Features on disk in DataComp's metadata layout: ``<stem>.parquet`` beside ``<stem>.npz``, row i = row i."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from common.errors import ClipsiftError
+from common.files import atomic_path
+from selection.pool import stem
+from selection.uids import format_uids, parse_uids
+
+NORM_TOLERANCE = 0.01  # fp16 storage moves the norm of a unit vector by up to 2.5e-4
+
+
+@dataclass(frozen=True)
+class FeatureFile:
+    """One metadata file. ``name`` is the feature columns' prefix: ``l14`` for ``l14_img`` and ``l14_txt``."""
+
+    path: str  # the parquet
+    name: str | None = None  # None when no features are needed
+
+    @property
+    def stem(self) -> str:
+        return stem(self.path)
+
+    def num_rows(self) -> int:
+        """Rows of the parquet, from its footer."""
+        return int(self._parquet().metadata.num_rows)
+
+    def uids(self) -> np.ndarray:
+        """(n,) uids of the rows."""
+        try:
+            return parse_uids(self.column("uid").tolist())
+        except ClipsiftError as error:
+            raise ClipsiftError(f"{self.path}: {error}") from error
+
+    def column_names(self) -> list[str]:
+        """The parquet's columns."""
+        return list(self._parquet().schema_arrow.names)
+
+    def column(self, name: str) -> np.ndarray:
+        """(n,) values of one parquet column."""
+        parquet = self._parquet()
+        if name not in parquet.schema_arrow.names:
+            raise ClipsiftError(f"{self.path}: has no column {name} (it has {', '.join(parquet.schema_arrow.names)})")
+        return parquet.read([name]).column(0).to_numpy(zero_copy_only=False)
+
+    def image(self) -> np.ndarray:
+        """(n, d) image features in the dtype of the file (fp16 in DataComp's)."""
+        return self._array("img")
+
+    def text(self) -> np.ndarray:
+        """(n, d) text features."""
+        return self._array("txt")
+
+    def _parquet(self) -> pq.ParquetFile:
+        try:
+            return pq.ParquetFile(fsspec.open(self.path, "rb").open())
+        except (OSError, pa.ArrowInvalid) as error:
+            raise ClipsiftError(f"{self.path}: is no parquet file ({error})") from error
+
+    def _array(self, tower: str) -> np.ndarray:
+        path, key = self.path.removesuffix(".parquet") + ".npz", f"{self.name}_{tower}"
+        try:
+            with fsspec.open(path, "rb") as handle, np.load(io.BytesIO(handle.read()), allow_pickle=False) as arrays:
+                if key not in arrays.files:
+                    raise ClipsiftError(f"{path}: has no array {key} (it has {', '.join(arrays.files)})")
+                values = arrays[key]
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise ClipsiftError(f"{path}: features cannot be read ({error})") from error
+        if values.ndim != 2 or not np.issubdtype(values.dtype, np.floating):
+            raise ClipsiftError(f"{path}: {key} is {values.ndim}-D {values.dtype}, not a 2-D array of floats")
+        if len(values) != self.num_rows():
+            raise ClipsiftError(f"{path}: {key} has {len(values)} rows, its parquet {self.num_rows()}")
+        return values
+
+
+def bad_rows(features: np.ndarray) -> np.ndarray:
+    """(n,) bool: rows that no cosine can be computed from (NaN, infinite or all zero)."""
+    norms = np.linalg.norm(features.astype(np.float32), axis=1)
+    return ~np.isfinite(norms) | (norms == 0)
+
+
+def write_feature_file(
+    folder: Path, name: str, stem: str, uids: np.ndarray, captions: list[str], image: np.ndarray, text: np.ndarray
+) -> None:
+    """Write one parquet + npz pair, features as fp16; the parquet comes last, so that its presence means both.
+
+    Args:
+        image, text: (n, d) float arrays, L2-normalised.
+    """
+    with atomic_path(folder / f"{stem}.npz") as temporary, open(temporary, "wb") as handle:
+        np.savez(handle, **{f"{name}_img": image.astype(np.float16), f"{name}_txt": text.astype(np.float16)})
+    table = pa.table({"uid": pa.array(format_uids(uids), pa.string()), "text": pa.array(captions, pa.string())})
+    with atomic_path(folder / f"{stem}.parquet") as temporary:
+        pq.write_table(table, temporary)

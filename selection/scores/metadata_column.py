@@ -1,0 +1,21 @@
+"""A score that the metadata already holds, such as DataComp's ``clip_l14_similarity_score``."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.errors import ClipsiftError
+from selection.scores import FeatureBlock, register
+
+
+@register("metadata_column", needs=())
+def metadata_column(block: FeatureBlock, column: str) -> Tensor:
+    """The column as float32; a missing value is NaN, and NaN is never kept."""
+    if column not in block.columns:
+        raise ClipsiftError(f"metadata has no column {column} (it has: {', '.join(block.columns) or 'none'})")
+    values = np.asarray(block.columns[column])
+    if values.dtype.kind not in "fiu":
+        raise ClipsiftError(f"metadata column {column}: holds {values.dtype}, not numbers")
+    return torch.from_numpy(values.astype(np.float32))

@@ -1,0 +1,77 @@
+"""NormSim (Wang et al. 2024, arXiv 2405.19547): how much of an image lies along a target set of images.
+
+NormSim_p(x) = || F f(x) ||_p with the target's unit image features as the rows of F. p = 2 is optimal in the paper's
+linear model, p = inf works best in practice.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from selection.checks import check_features, check_same_width
+from selection.moments import gram, quadratic
+from selection.scores import FeatureBlock, register
+from selection.tiles import product_tile, tile_map, tiles
+
+
+def normsim(features: Tensor, target: Tensor, p: float = 2) -> Tensor:
+    """(n,) float32 p-norms of the inner products of each row of ``features`` (n, d) with the rows of ``target`` (t, d).
+
+    ``p`` is at least 1; ``float("inf")`` gives the largest absolute product. Memory is O(n + d^2), never n x t; p = 2
+    costs O((n + t) d^2), the others O(n t d). Raises ValueError for another p, an empty target, another width, or a
+    row that is not finite.
+    """
+    if not p >= 1:
+        raise ValueError(f"p must be at least 1, got {p}")
+    if len(target) == 0:
+        raise ValueError("target is empty")
+    check_features(features)
+    check_features(target, "target")
+    check_same_width(features, target)
+    if p == 2:
+        return _root(features, gram(target))
+    row_tile, column_tile = product_tile(features.device)
+    columns = tiles(len(target), column_tile)
+
+    def strip(rows: slice) -> Tensor:
+        queries = features[rows].float()
+        return _norm(torch.stack([_norm(queries @ target[part].float().T, p) for part in columns], dim=1), p)
+
+    return torch.cat(list(tile_map(strip, tiles(len(features), row_tile), features.device)))
+
+
+def _norm(values: Tensor, p: float) -> Tensor:
+    """(r,) p-norm of each row, taken relative to its largest value, whose p-th power alone might underflow."""
+    low, high = values.aminmax(dim=1)
+    largest = torch.maximum(high, -low)
+    if math.isinf(p):
+        return largest
+    scale = largest.clamp(min=torch.finfo(values.dtype).tiny)
+    return torch.linalg.vector_norm(values / scale[:, None], p, dim=1) * scale
+
+
+def _root(features: Tensor, target_gram: Tensor) -> Tensor:
+    return quadratic(features, target_gram).clamp_(min=0).sqrt_()
+
+
+_grams: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def kept_gram(target: Tensor) -> Tensor:
+    """``gram(target)``, computed once for a target tensor that stays as it is, as those of a FeatureBlock do."""
+    if target not in _grams:
+        _grams[target] = gram(target)
+    return _grams[target]
+
+
+@register("normsim", needs=("image",))
+def normsim_column(block: FeatureBlock, target: str, p: float | str = 2) -> Tensor:
+    features, p = block.target(target), float(p)  # people write inf, which YAML reads as a word
+    if p == 2:
+        check_same_width(block.image, features, f"target {target}")
+        return _root(block.image, kept_gram(features))
+    return normsim(block.image, features, p)

@@ -1,0 +1,174 @@
+"""Pool -> features -> score columns -> subset: one function, over all ranks, going on where it was stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from common.clip import LoadedCLIP
+from common.data_report import DataReport
+from common.distributed import barrier, rank
+from common.errors import ClipsiftError
+from common.files import atomic_path, file_fingerprint, fingerprint, read_json, write_json
+from common.machine import Machine, device_of
+from selection.config import Selection
+from selection.embed import embed
+from selection.features import FeatureFile
+from selection.index import PoolIndex
+from selection.pool import Pool
+from selection.recipe import Recipe
+from selection.scoring import ScorePlan, plan_fingerprint, read_scores, write_scores
+from selection.subset import Subset
+from selection.target import load_target
+from selection.uids import format_uids
+
+EMBEDDED = "teacher"  # prefix of the feature arrays that we make ourselves
+
+
+@dataclass
+class Selector:
+    """Everything a selection runs on.
+
+    Args:
+        pool: the candidates.
+        out: the run directory; results go to ``out/selection``.
+        cache: what several runs may share: index, features, target features.
+        teacher: gives the teacher's weights; called only when they are needed.
+        trusted: folder of trusted shards, for ``target: trusted``.
+    """
+
+    selection: Selection
+    pool: Pool
+    out: Path
+    cache: Path
+    seed: int
+    machine: Machine
+    teacher: Callable[[], LoadedCLIP] | None = None
+    trusted: str | None = None
+    max_loss: float = 0.01
+    report: DataReport = field(default_factory=DataReport)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        return self.selection.check(self.trusted)
+
+    @cached_property
+    def clip(self) -> LoadedCLIP | None:
+        return self.teacher() if self.teacher and self.recipe.needs_features else None
+
+    @cached_property
+    def index(self) -> PoolIndex:
+        return PoolIndex.build(self.pool, self.cache, self.selection.embedding.workers, self.max_loss)
+
+    def run(self) -> Path:
+        """Select, unless it is done; return the subset file.
+
+        Raises:
+            ClipsiftError: for settings that contradict the files, a run directory with another selection in it, more
+                than ``max_loss`` of the pairs lost, or an empty subset.
+        """
+        folder = self.out / "selection"
+        recipe = self.recipe
+        files, features = self._feature_files()
+        parents = {"features": features, "subsets": _subset_files(recipe)}
+        identity = fingerprint([recipe.as_dict(), self.seed, parents])
+        if (folder / "subset.json").is_file():
+            if read_json(folder / "subset.json")["identity"] != identity:
+                raise ClipsiftError(f"{folder}: holds a selection made with other settings; use another --out or delete it")
+            return folder / "subset.npy"
+        self.report.merge(write_scores(files, self._plan(features), folder / "scores"))
+        if rank() == 0:
+            self.report.check(self.max_loss)
+            write_json(folder / "data_report.json", self.report.as_dict())
+            uids, columns = read_scores(files, folder / "scores", [step.name for step in recipe.steps])
+            subset, about = recipe.apply(uids, columns)
+            if not len(subset):
+                raise ClipsiftError(f"selection: nothing is left of {len(uids)} pairs; look at {folder / 'scores'}")
+            subset.save(folder / "subset.npy")
+            about |= {"recipe": recipe.as_dict(), "num_kept": len(subset), "num_unique": len(subset.unique)}
+            about |= {"seed": self.seed, "parents": parents, "identity": identity}
+            write_json(folder / "subset.json", about | {"fingerprint": file_fingerprint(folder / "subset.npy")})
+        barrier()
+        return folder / "subset.npy"
+
+    def _feature_files(self) -> tuple[list[FeatureFile], str]:
+        """The metadata to score and its fingerprint: the pool's own, or made here from its tars."""
+        if self.selection.features or (self.pool.metadata and not self.clip):
+            files = [FeatureFile(path, self.selection.features) for path in self.pool.metadata]
+            if not files:
+                raise ClipsiftError(
+                    f"pool: {self.pool.location} has no metadata/*.parquet with features "
+                    f"{self.selection.features}; give a teacher instead"
+                )
+            return files, fingerprint([[file.stem, file.num_rows(), self.selection.features] for file in files])
+        self.report.merge(self.index.report)
+        if self.clip is None:
+            return self._listed()
+        embedding = self.selection.embedding
+        identity = fingerprint([self.index.fingerprint, self.clip.fingerprint, embedding.precision])
+        files, lost = embed(
+            self.index,
+            self.clip,
+            self.cache / "features" / identity,
+            EMBEDDED,
+            self.machine,
+            embedding.batch_size,
+            embedding.workers,
+            embedding.precision,
+        )
+        self.report.merge(lost)
+        self.report.samples -= lost.samples - lost.num_lost  # both reports count the pairs that the index found
+        return files, identity
+
+    def _listed(self) -> tuple[list[FeatureFile], str]:
+        """Metadata without features: the uids of the index, for recipes that look at no feature."""
+        folder = self.cache / "features" / self.index.fingerprint
+        names = [shard.name for shard in self.index.shards]
+        if rank() == 0:
+            for number, name in enumerate(names):
+                rows = self.index.shard_rows(number)
+                uids = self.index.uids[rows.start : rows.stop]
+                _write_uids(folder / f"{name}.parquet", uids)
+        barrier()
+        return [FeatureFile(str(folder / f"{name}.parquet")) for name in names], self.index.fingerprint
+
+    def _plan(self, features: str) -> ScorePlan:
+        device = device_of(self.machine)
+        loaded: dict[str, torch.Tensor] = {}
+        name = self.selection.features or EMBEDDED
+
+        def target(source: str) -> torch.Tensor:
+            if source not in loaded:
+                loaded[source] = load_target(source, self.clip, name, self.cache, device, self.trusted).to(device)
+            return loaded[source]
+
+        sources = sorted({step.options["target"] for step in self.recipe.steps if "target" in step.options})
+        for source in sources:  # before the ranks part: making one is a collective
+            target(source)
+        prints = {source: fingerprint(loaded[source].double().sum(0).tolist()) for source in sources}
+        parent = plan_fingerprint(features, self.recipe, self.seed, prints)
+        return ScorePlan(self.recipe.steps, self.seed, device, target, parent)
+
+
+def _subset_files(recipe: Recipe) -> dict[str, Any]:
+    files = [*([recipe.within] if recipe.within else []), *recipe.union, *recipe.intersect, *recipe.subtract]
+    return {Path(path).name: file_fingerprint(path) for path in files}
+
+
+def _write_uids(path: Path, uids: np.ndarray) -> None:
+    if not path.is_file():
+        with atomic_path(path) as temporary:
+            pq.write_table(pa.table({"uid": pa.array(format_uids(uids), pa.string())}), temporary)
+
+
+def load_selected(out: Path) -> Subset:
+    """The subset of a run directory."""
+    return Subset.load(out / "selection" / "subset.npy")

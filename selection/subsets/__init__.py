@@ -1,0 +1,1 @@
+"""Methods that choose a set rather than score samples one by one."""

@@ -1,0 +1,107 @@
+"""The images that NormSim and VAS compare with: a target's features, made once and kept by teacher and source."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from common.clip import LoadedCLIP
+from common.distributed import barrier, rank
+from common.errors import ClipsiftError
+from common.files import atomic_path, fingerprint
+from common.images import IMAGE_EXTENSIONS, ImageError, decode_image
+from common.progress import track
+from selection.embed import embed_images
+from selection.features import bad_rows
+from selection.pool import Pool
+
+TRUSTED = "trusted"  # the target's name for the shards given as --trusted
+_PICTURES = ("*.jpg", "*.jpeg", "*.png", "*.webp")
+
+
+def load_target(
+    source: str,
+    clip: LoadedCLIP | None,
+    name: str | None,
+    cache: Path,
+    device: torch.device,
+    trusted: str | None = None,
+) -> torch.Tensor:
+    """(t, d) float32 image features of a target.
+
+    Args:
+        source: ``trusted``; a ``.npy`` of (t, d) features; a ``.npz`` in metadata layout (array ``{name}_img``) or with
+            a single array; a folder of such files (concatenated in name order); a folder of shards or of pictures.
+        clip: the teacher, for sources of pictures.
+        name: the feature columns' prefix.
+        device: where pictures are encoded.
+        trusted: where the trusted shards are.
+
+    Raises:
+        ClipsiftError: for a source that does not exist, cannot be read, or needs a teacher that is not there.
+    """
+    if source == TRUSTED:
+        if trusted is None:
+            raise ClipsiftError("target: trusted needs --trusted DIR")
+        source = trusted
+    path = Path(source)
+    if not path.exists():
+        raise ClipsiftError(f"target: {source} does not exist (give trusted, a .npy, a .npz, or a folder)")
+    files = [path] if path.is_file() else sorted([*path.glob("*.npy"), *path.glob("*.npz")])
+    features = np.concatenate([_from_file(file, name) for file in files]) if files else _embedded(path, clip, cache, device)
+    bad = np.flatnonzero(bad_rows(features))
+    if len(bad):
+        raise ClipsiftError(f"target: {source} row {bad[0]} is not finite or all zero")
+    return torch.from_numpy(features.astype(np.float32))
+
+
+def _from_file(path: Path, name: str | None) -> np.ndarray:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except (ValueError, OSError) as error:
+        raise ClipsiftError(f"target: {path} cannot be read ({error})") from error
+    if not isinstance(loaded, np.ndarray):
+        key = f"{name}_img" if f"{name}_img" in loaded.files else loaded.files[0]
+        if key != f"{name}_img" and len(loaded.files) > 1:
+            raise ClipsiftError(f"target: {path} has no array {name}_img (it has {', '.join(loaded.files)})")
+        loaded = loaded[key]
+    if loaded.ndim != 2:
+        raise ClipsiftError(f"target: {path} is {loaded.ndim}-D, not (images, features)")
+    return loaded
+
+
+def _embedded(folder: Path, clip: LoadedCLIP | None, cache: Path, device: torch.device) -> np.ndarray:
+    """Features of the pictures in a folder; rank 0 makes them, the others read its file."""
+    if clip is None:
+        raise ClipsiftError(f"target: {folder} holds pictures, and without a teacher only features can be used")
+    path = cache / "targets" / f"{fingerprint([clip.fingerprint, str(folder.resolve())])}.npy"
+    if rank() == 0 and not path.is_file():
+        features = embed_images(clip, track(_pictures(folder), "embed target", unit="images"), device)
+        with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+            np.save(handle, features, allow_pickle=False)
+    barrier()
+    return np.load(path, allow_pickle=False)
+
+
+def _pictures(folder: Path) -> Iterator[Image.Image]:
+    """The pictures of a folder's files, or of its shards; broken ones are left out."""
+    files = sorted(file for pattern in _PICTURES for file in folder.rglob(pattern))
+    for blob in (file.read_bytes() for file in files) if files else _from_shards(folder):
+        try:
+            yield decode_image(blob)
+        except ImageError:
+            continue
+
+
+def _from_shards(folder: Path) -> Iterator[bytes]:
+    for shard in Pool(str(folder)).shards:
+        with tarfile.open(shard.url, "r:") as tar:
+            for member in tar:
+                content = tar.extractfile(member) if member.name.lower().endswith(IMAGE_EXTENSIONS) else None
+                if content is not None:
+                    yield content.read()

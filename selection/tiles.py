@@ -1,0 +1,66 @@
+"""Work cut into tiles: memory stays bounded, and a result does not depend on the number of threads.
+
+A threaded matrix product cuts its operands by the number of threads, and the cut decides in which order a sum is
+taken: the last bits of a score would then depend on the machine, and with them the order of two near-equal samples.
+Here the cut is fixed, every tile is computed by one thread, and tiles are combined in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+ROW_TILE = 1024  # rows per tile of work that is linear in the rows
+PRODUCT_TILE_CPU = (256, 1024)  # rows, columns of a float32 product tile: 1 MiB, stays in a core's cache
+PRODUCT_TILE_GPU = (4096, 8192)  # 128 MiB
+
+
+def product_tile(device: torch.device) -> tuple[int, int]:
+    """Rows and columns of a tile of a matrix product on ``device``."""
+    return PRODUCT_TILE_CPU if device.type == "cpu" else PRODUCT_TILE_GPU
+
+
+def tiles(total: int, size: int) -> list[slice]:
+    """``range(total)`` cut into the fewest slices of at most ``size``, lengths equal or one apart; at least one slice."""
+    count = max(1, -(-total // size))
+    return [slice(total * i // count, total * (i + 1) // count) for i in range(count)]
+
+
+def tile_map(function: Callable[[slice], T], parts: Sequence[slice], device: torch.device) -> Iterator[T]:
+    """``function(part)`` of each part, in order; on the CPU one thread per part, as many at once as torch would use.
+
+    Products inside are full float32, whatever precision was set for training.
+    """
+
+    def call(part: slice) -> T:
+        with torch.no_grad():  # per thread, so not the caller's
+            return function(part)
+
+    with _full_precision():
+        num_threads = torch.get_num_threads()
+        if device.type != "cpu" or num_threads == 1:
+            yield from map(call, parts)
+            return
+        pool = ThreadPoolExecutor(min(num_threads, len(parts)), initializer=torch.set_num_threads, initargs=(1,))
+        try:
+            yield from pool.map(call, parts)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(num_threads)  # the workers' setting is also what later threads would start from
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """TF32 or bf16 products put an error near 1e-3 into a cosine, and s-CLIPLoss multiplies it by 100."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)

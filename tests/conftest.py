@@ -1,0 +1,28 @@
+"""Fixtures shared by all tests. Reference material lies beside a developer's checkout; tests skip without it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def _shared_folder(name: str) -> Path:
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"no {name} reference material beside this checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Folder with reference inputs and outputs of the original authors' code."""
+    return _shared_folder("golden")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder with real images and captions."""
+    return _shared_folder("data")

@@ -1,0 +1,37 @@
+"""Fixtures of the training tests; the pieces are in ``tiny_run.py``, which processes of their own import too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_run import RecordingCLIP, data_options, write_workspace
+
+from common.machine import Machine, quiet_libraries
+from training import PoolDataModule
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    quiet_libraries()
+    return write_workspace(tmp_path_factory.mktemp("training"))
+
+
+@pytest.fixture
+def make_data(workspace: Path, tmp_path: Path) -> Callable[..., PoolDataModule]:
+    def make(**changes: Any) -> PoolDataModule:
+        return PoolDataModule(**data_options(workspace, tmp_path / "run") | changes)
+
+    return make
+
+
+@pytest.fixture
+def make_module(workspace: Path) -> Callable[..., RecordingCLIP]:
+    return lambda **hyper: RecordingCLIP(str(workspace / "tiny.json"), **hyper)
+
+
+@pytest.fixture
+def machine() -> Machine:
+    return Machine(accelerator="cpu", devices=1)

@@ -1,0 +1,94 @@
+"""A pool of real shards and a CLIP small enough to train in a test."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from selection.subset import Subset
+from selection.uids import parse_uids
+from training import CLIPModule
+
+ARCHITECTURE = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "patch_size": 16, "head_width": 16},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 2},
+}
+NUM_SHARDS, PER_SHARD = 3, 14
+NUM_KEPT = 29  # prime: no batch size divides a pass
+
+
+def uid_of(number: int) -> str:
+    return f"{number * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128:032x}"
+
+
+def jpeg(number: int) -> bytes:
+    pixels = np.random.default_rng(number).integers(0, 256, (6, 7, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels).resize((44 + number % 5, 40), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def write_pool(folder: Path, broken: tuple[int, ...] = ()) -> Path:
+    """Shards of samples 0 ... NUM_SHARDS * PER_SHARD - 1; ``broken`` ones have a JPEG that ends in the middle."""
+    folder.mkdir(parents=True)
+    for shard in range(NUM_SHARDS):
+        with tarfile.open(folder / f"{shard:08d}.tar", "w") as tar:
+            for number in range(shard * PER_SHARD, (shard + 1) * PER_SHARD):
+                image = jpeg(number)
+                members = {
+                    "jpg": image[: len(image) // 2] if number in broken else image,
+                    "txt": f"picture number {number}".encode(),
+                    "json": json.dumps({"uid": uid_of(number)}).encode(),
+                }
+                for suffix, data in members.items():
+                    info = tarfile.TarInfo(f"{number:06d}.{suffix}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+    return folder
+
+
+def write_workspace(folder: Path) -> Path:
+    """``pool/``, ``tiny.json`` (architecture) and ``subset.npy`` (the last NUM_KEPT samples) in ``folder``."""
+    write_pool(folder / "pool")
+    (folder / "tiny.json").write_text(json.dumps(ARCHITECTURE))
+    total = NUM_SHARDS * PER_SHARD
+    Subset(parse_uids([uid_of(number) for number in range(total - NUM_KEPT, total)])).save(folder / "subset.npy")
+    return folder
+
+
+def data_options(workspace: Path, out: Path) -> dict[str, Any]:
+    """8 samples per batch over 9 steps: 2 passes and 14 samples."""
+    return {
+        "pool": str(workspace / "pool"),
+        "out": str(out),
+        "model": str(workspace / "tiny.json"),
+        "samples_seen": 72,
+        "global_batch": 8,
+        "workers": 0,
+        "seed": 3,
+        "cache": str(workspace / "cache"),
+        "subset": str(workspace / "subset.npy"),
+    }
+
+
+class RecordingCLIP(CLIPModule):
+    """Remembers the uids and the loss of every training step."""
+
+    def __init__(self, model: str, **hyper: Any) -> None:
+        super().__init__(model, **{"lr": 1e-3, "warmup": 3} | hyper)
+        self.uids: list[list[tuple[int, int]]] = []
+        self.losses: list[float] = []
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        self.uids.append([tuple(pair) for pair in batch["uid"].tolist()])
+        self.losses.append(loss.item())
+        return loss

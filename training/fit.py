@@ -1,0 +1,141 @@
+"""Start a training, go on with it, or find it done: always the same call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from common.clip import WEIGHTS_NAME, model_config
+from common.distributed import broadcast_object
+from common.errors import ClipsiftError
+from common.files import file_fingerprint, fingerprint, read_json, write_json
+from common.machine import Machine, make_lone_trainer, make_trainer
+from training.callbacks import Interrupted, Supervisor
+from training.checkpoints import CHECKPOINT_NAME, AtomicCheckpointIO, check_settings
+from training.data import PoolDataModule
+from training.export import export_model
+from training.metrics import Metrics
+from training.model import CLIPModule
+
+logger = logging.getLogger("clipsift")
+
+# Settings of the model that change how a run is computed, not what comes out.
+_HOW_NOT_WHAT = ("accumulate", "grad_checkpointing", "compile", "model")
+
+
+def fit(
+    module: CLIPModule,
+    datamodule: PoolDataModule,
+    out: str | Path,
+    machine: Machine,
+    resume: bool = True,
+    alone: bool = False,
+    checkpoint_steps: int = 1000,
+    checkpoint_minutes: float = 15.0,
+    options: dict[str, Any] | None = None,
+) -> Path:
+    """Train, or continue from ``<out>/training/last.ckpt``, or do nothing when the run is complete.
+
+    Args:
+        module, datamodule: what to train, on what.
+        out: run directory.
+        machine: where; its world size must divide the global batch.
+        resume: False trains from the start whatever is there.
+        alone: train in this process only, although others may exist (the teacher, on rank 0).
+        checkpoint_steps: save after so many steps,
+        checkpoint_minutes: and after so many minutes.
+        options: more options of the Trainer (``log_every_n_steps``, ``gradient_clip_val``, ``logger`` ...).
+
+    Returns:
+        The folder of the exported model.
+
+    Raises:
+        ClipsiftError: for data that is damaged beyond ``max_loss``, a checkpoint of other settings, a full disk.
+        Interrupted: after SIGTERM or SIGUSR1, with the state saved.
+    """
+    folder = Path(out) / "training"
+    settings = run_settings(module, datamodule)
+    share = (lambda value: value) if alone else broadcast_object
+    if share(resume and is_complete(folder, settings)):
+        logger.info("training: %s is complete", folder)
+        return folder / "model"
+    start = share(str(folder / CHECKPOINT_NAME) if resume and (folder / CHECKPOINT_NAME).is_file() else None)
+    if start:
+        check_settings(Path(start), settings)
+    supervisor = Supervisor(folder, settings, datamodule.max_loss, checkpoint_steps, checkpoint_minutes)
+    trainer = _make_trainer(machine, alone, folder, datamodule.global_batch, supervisor, options or {})
+    trainer.fit(module, datamodule=datamodule, ckpt_path=start, weights_only=True)
+    if supervisor.interrupted:
+        raise Interrupted(trainer.global_step, datamodule.total_steps)
+    _on_rank_zero(trainer, lambda: _finish(module, datamodule, folder, supervisor, trainer.world_size))
+    return folder / "model"
+
+
+def run_settings(module: CLIPModule, datamodule: PoolDataModule) -> dict[str, Any]:
+    """What makes the run the experiment it is, as plain values; obtains the subset when it is not there yet."""
+    hyper = {name: value for name, value in module.hparams.items() if name not in _HOW_NOT_WHAT}
+    architecture = fingerprint(model_config(module.hparams["model"]))
+    return {f"model.{name}": value for name, value in hyper.items()} | {
+        "model.architecture": architecture,
+        **{f"data.{name}": value for name, value in datamodule.settings().items()},
+    }
+
+
+def is_complete(folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether ``folder`` holds a finished run of these settings, its weights included."""
+    note = folder / "training.json"
+    if not note.is_file() or not (folder / "model" / WEIGHTS_NAME).is_file():
+        return False
+    about = read_json(note)
+    return about.get("config") == fingerprint(settings)
+
+
+def _make_trainer(
+    machine: Machine, alone: bool, folder: Path, global_batch: int, supervisor: Supervisor, options: dict[str, Any]
+) -> L.Trainer:
+    own = [Metrics(folder / "metrics.csv", global_batch, supervisor), supervisor]
+    fixed = {
+        "max_epochs": 1,  # the one epoch is the whole run
+        "plugins": [AtomicCheckpointIO(), *options.get("plugins", ())],
+        # Metrics first: the row of a step is written before its checkpoint, so a resumed run finds it.
+        "callbacks": [*options.get("callbacks", ()), *own],
+        "use_distributed_sampler": False,
+    }
+    return (make_lone_trainer if alone else make_trainer)(machine, **options | fixed)
+
+
+def _finish(
+    module: CLIPModule, datamodule: PoolDataModule, folder: Path, supervisor: Supervisor, world_size: int
+) -> None:
+    export_model(module.clip, module.hparams["model"], folder / "model")
+    assert datamodule.order is not None
+    note = {
+        "steps": datamodule.total_steps,
+        "samples_seen": datamodule.total_steps * datamodule.global_batch,
+        "global_batch": datamodule.global_batch,
+        "world_size": world_size,
+        "seconds": round(supervisor.seconds, 2),
+        "subset": supervisor.settings["data.subset"],
+        "subset_size": len(datamodule.order.rows),
+        "weights": file_fingerprint(folder / "model" / WEIGHTS_NAME),
+        "config": fingerprint(supervisor.settings),
+    }
+    write_json(folder / "training.json", note)
+
+
+def _on_rank_zero(trainer: L.Trainer, work: Callable[[], None]) -> None:
+    """Run ``work`` on rank 0; a failed write ends every rank with the same message."""
+    error = None
+    if trainer.is_global_zero:
+        try:
+            work()
+        except OSError as problem:
+            error = f"{problem.filename or 'training'}: cannot be written ({problem.strerror}); start again to finish"
+    if trainer.world_size > 1:
+        error = broadcast_object(error)
+    if error:
+        raise ClipsiftError(error)

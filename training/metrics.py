@@ -1,0 +1,123 @@
+"""How a run goes: ``metrics.csv``, one progress line, and a warning when nothing is learned."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from common.files import atomic_path
+from common.progress import Progress
+from training.callbacks import Supervisor
+
+logger = logging.getLogger("clipsift")
+
+COLUMNS = ("step", "samples_seen", "loss", "learning_rate", "logit_scale", "samples_per_second", "data_wait", "lost")
+_STUCK_WITHIN = 0.01  # relative distance to ln(global batch), the loss of a model that tells nothing apart
+
+
+class Metrics(L.Callback):
+    """Writes a row every ``log_every_n_steps`` steps of the Trainer, and for the last one.
+
+    ``loss`` is the global batch's, ``learning_rate`` the one the step was made with, ``logit_scale`` exp'd, after the
+    step; ``samples_per_second`` and ``data_wait`` (share of the time in which the ranks waited for data, 0-1) are means
+    since the row before, ``lost`` the samples lost since the start. A resumed run goes on after the row of its
+    checkpoint. The rows also go to the Trainer's loggers, if it has any.
+
+    Args:
+        path: the CSV file.
+        global_batch: samples per step over all ranks.
+        supervisor: adds up over the ranks.
+    """
+
+    def __init__(self, path: Path, global_batch: int, supervisor: Supervisor) -> None:
+        self.path, self.global_batch, self.supervisor = path, global_batch, supervisor
+        self._stuck_since: int | None = None
+        self._warned = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        step, total = trainer.train_dataloader.step, int(trainer.num_training_batches)  # type: ignore[union-attr]
+        if trainer.is_global_zero:
+            _begin_file(self.path, step)
+        self._progress = Progress("train", total * self.global_batch)
+        self._progress.resume(step * self.global_batch)
+        self._logged_at = (step, time.monotonic(), 0.0)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step, notes = batch_idx + 1, {}
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if step % every == 0 or step == trainer.num_training_batches:
+            row = self._row(trainer, pl_module, outputs["loss"].item(), step)
+            notes = {"loss": f"{row['loss']:.4f}", "wait": f"{row['data_wait']:.0%}"}
+            if row["lost"]:
+                notes["lost"] = f"{row['lost']:,}"
+            if trainer.is_global_zero:
+                self._write(trainer, row)
+                self._warn_if_stuck(trainer, row["loss"], step)
+        self._progress.advance(self.global_batch, **notes)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._progress.close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if hasattr(self, "_progress"):
+            self._progress.close()
+
+    def _row(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: float, step: int) -> dict[str, Any]:
+        loader: Any = trainer.train_dataloader
+        past_step, past_time, past_wait = self._logged_at
+        now = time.monotonic()
+        wait = (loader.wait_seconds - past_wait) / max(now - past_time, 1e-9)
+        self._logged_at = (step, now, loader.wait_seconds)
+        loss, wait, lost = self.supervisor.sum_over_ranks(trainer, [loss, wait, loader.report.num_lost])
+        scale: Any = pl_module.clip.logit_scale  # type: ignore[union-attr]
+        return {
+            "step": step,
+            "samples_seen": step * self.global_batch,
+            "loss": loss / trainer.world_size,
+            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            "logit_scale": scale.detach().exp().item(),
+            "samples_per_second": round((step - past_step) * self.global_batch / max(now - past_time, 1e-9), 2),
+            "data_wait": round(min(1.0, wait / trainer.world_size), 4),
+            "lost": int(lost) + self.supervisor.lost_earlier,
+        }
+
+    def _write(self, trainer: L.Trainer, row: dict[str, Any]) -> None:
+        with open(self.path, "a", newline="") as handle:
+            csv.writer(handle).writerow([row[name] for name in COLUMNS])
+        for other in trainer.loggers:
+            other.log_metrics({f"train/{name}": float(value) for name, value in row.items()}, step=row["step"])
+
+    def _warn_if_stuck(self, trainer: L.Trainer, loss: float, step: int) -> None:
+        chance = math.log(self.global_batch)
+        if self._warned or abs(loss - chance) > _STUCK_WITHIN * chance:
+            self._stuck_since = None
+            return
+        self._stuck_since = self._stuck_since or step
+        patience = max(100, int(trainer.num_training_batches) // 20)  # steps
+        if step - self._stuck_since >= patience:
+            self._warned = True
+            logger.warning(
+                "loss %.4f has stayed at ln(global_batch) = %.4f since step %d: nothing is learned; "
+                "look at lr, warmup and whether captions belong to their images",
+                loss,
+                chance,
+                self._stuck_since,
+            )
+
+
+def _begin_file(path: Path, step: int) -> None:
+    """Header, and of an earlier start's rows those up to ``step``: later ones were trained, but not saved."""
+    kept: list[list[str]] = []
+    if step and path.is_file():
+        with open(path, newline="") as handle:
+            kept = [row for row in csv.reader(handle) if len(row) == len(COLUMNS) and row[0].isdigit()]
+    with atomic_path(path) as temporary, open(temporary, "w", newline="") as handle:
+        csv.writer(handle).writerows([COLUMNS, *(row for row in kept if int(row[0]) <= step)])

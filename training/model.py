@@ -1,0 +1,121 @@
+"""A CLIP as a LightningModule: any open_clip architecture, DataComp's optimisation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+import lightning as L
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from common.clip import create_clip
+from common.errors import ClipsiftError
+from training.loss import contrastive_loss
+from training.schedule import learning_rate, parameter_groups
+from training.transform import normalise
+
+MAX_LOG_SCALE = math.log(100)
+
+
+class CLIPModule(L.LightningModule):
+    """Trains a CLIP from random weights by DataComp's recipe (open_clip's loop, its numbers to rounding).
+
+    The Trainer's single epoch is the whole run: the schedule's length is that of the training loader. Batches are
+    ``{"image": (b, 3, h, w) uint8, "text": (b, context) int64, ...}``, a rank's share of the global batch.
+
+    Args:
+        model: open_clip architecture name, or a JSON file with one.
+        lr: peak learning rate.
+        warmup: steps of linear warm-up.
+        beta1: AdamW's.
+        beta2: AdamW's (DataComp: 0.98, xlarge 0.95).
+        eps: AdamW's.
+        weight_decay: of tensors with 2 or more dimensions that are no norm, bias or logit scale.
+        accumulate: number of micro-batches that a rank's share is encoded in. All are compared with all, as in
+            open_clip's two-pass accumulation: memory is that of one micro-batch, every encoding is done twice, and the
+            result is that of 1.
+        grad_checkpointing: recompute activations block by block in the backward pass.
+        compile: use torch.compile.
+        seed: of the initial weights; the same on every rank.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(
+        self,
+        model: str,
+        lr: float,
+        warmup: int,
+        beta1: float = 0.9,
+        beta2: float = 0.98,
+        eps: float = 1e-6,
+        weight_decay: float = 0.2,
+        accumulate: int = 1,
+        grad_checkpointing: bool = False,
+        compile: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.clip = cast(Any, create_clip(model, output_dict=True))
+        self.clip.set_grad_checkpointing(grad_checkpointing)
+        if compile:
+            self.clip.compile()  # in place: the names of the weights stay
+        preprocess = self.clip.visual.preprocess_cfg
+        self.register_buffer("mean", torch.tensor(preprocess["mean"]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocess["std"]).view(3, 1, 1), persistent=False)
+        self._loss: Callable[..., torch.Tensor] | None = None
+
+    def on_fit_start(self) -> None:
+        self._loss = contrastive_loss(self.trainer.global_rank, self.trainer.world_size)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # A pure function of the step: nothing to save, nothing to restore.
+        total = int(self.trainer.num_training_batches)
+        rate = learning_rate(batch_idx, total, self.hparams["lr"], self.hparams["warmup"])
+        for group in self.optimizers().param_groups:  # type: ignore[union-attr]
+            group["lr"] = rate
+
+    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        assert self._loss is not None
+        image = normalise(batch["image"], self.mean.float(), self.std.float()).to(self.dtype)
+        return self._loss(**self._encode(image, batch["text"]))
+
+    def _encode(self, image: torch.Tensor, text: torch.Tensor) -> dict[str, torch.Tensor]:
+        """open_clip's output (features and exp'd logit scale) for a rank's share, in ``accumulate`` pieces.
+
+        Each piece is encoded without keeping its activations and once more when its gradient is due: the loss sees
+        the whole share, the memory one piece.
+        """
+        pieces = self.hparams["accumulate"]
+        if pieces == 1:
+            return self.clip(image, text)
+        if len(image) % pieces:
+            raise ClipsiftError(
+                f"accumulate: {pieces} does not divide a rank's share of the batch, {len(image)} samples"
+            )
+        outputs = [
+            checkpoint(self.clip, *piece, use_reentrant=False) for piece in zip(image.chunk(pieces), text.chunk(pieces))
+        ]
+        features = {name: torch.cat([out[name] for out in outputs]) for name in ("image_features", "text_features")}
+        return outputs[0] | features
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            parameter_groups(self.clip, self.hparams["weight_decay"]),
+            lr=self.hparams["lr"],
+            betas=(self.hparams["beta1"], self.hparams["beta2"]),
+            eps=self.hparams["eps"],
+        )
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        with torch.no_grad():  # here and not in a later hook: a checkpoint must never hold an unclamped scale
+            self.clip.logit_scale.clamp_(0, MAX_LOG_SCALE)
