@@ -142,6 +142,7 @@ def quiet_libraries() -> None:
     """Silence what Lightning and its friends say about things we have arranged on purpose."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.ERROR)
     for message in (
         ".*does not have many workers.*",
         ".*Couldn't infer the batch indices.*",
@@ -149,5 +150,6 @@ def quiet_libraries() -> None:
         ".*isinstance.treespec, LeafSpec.*",
         ".*Trying to infer the `batch_size`.*",
         ".*no CUDA runtime is found.*",
+        ".*LightningCLI's args parameter is intended.*",
     ):
         warnings.filterwarnings("ignore", message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jsonargparse
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -19,6 +19,8 @@ from selection.config import Selection
 from selection.pool import Pool
 from training.data import PoolDataModule
 from training.model import CLIPModule
+
+T = TypeVar("T")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -35,6 +37,14 @@ class Evaluation:
     precision: Literal["fp32", "amp"] = "fp32"
     batch_size: int = 256
     workers: int = 2
+
+
+@dataclass
+class Checkpoint:
+    """How often training saves: after so many steps, and after so many minutes."""
+
+    steps: int = 1000
+    minutes: float = 15.0
 
 
 class RunCLI(LightningCLI):
@@ -63,12 +73,14 @@ class RunCLI(LightningCLI):
         parser.add_argument("--max_loss", type=float, default=0.01, help="Share of samples that may be damaged.")
         parser.add_argument("--selection", type=Selection, default=Selection(), help="Which pairs are kept.")
         parser.add_argument("--evaluation", type=Evaluation, default=Evaluation(), help="Which tasks, by which rules.")
+        parser.add_argument("--checkpoint", type=Checkpoint, default=Checkpoint(), help="How often training saves.")
         for source, target in (
             ("pool", "data.pool"),
             ("out", "data.out"),
             ("cache", "data.cache"),
             ("max_loss", "data.max_loss"),
             ("seed_everything", "data.seed"),
+            ("seed_everything", "model.seed"),
             ("model.model", "data.model"),
         ):
             parser.link_arguments(source, target)
@@ -93,6 +105,7 @@ class RunSettings:
     seed: int
     selection: Selection
     evaluation: Evaluation
+    checkpoint: Checkpoint
     machine: Machine
     data: dict[str, Any]
     model: dict[str, Any]
@@ -112,7 +125,8 @@ def parse_run(arguments: list[str], needs_eval: bool = True) -> RunSettings:
     try:
         cli = RunCLI(arguments)
         settings = _absolute_paths(cli.config)
-        init = cli.parser.instantiate(jsonargparse.Namespace({"selection": settings.selection, "evaluation": settings.evaluation}))
+        selection = _made(Selection, settings.selection)
+        evaluation, checkpoint = _made(Evaluation, settings.evaluation), _made(Checkpoint, settings.checkpoint)
     except ClipsiftError:
         raise
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
@@ -130,8 +144,9 @@ def parse_run(arguments: list[str], needs_eval: bool = True) -> RunSettings:
         truth=settings.truth,
         max_loss=settings.max_loss,
         seed=settings.seed_everything,
-        selection=init.selection,
-        evaluation=init.evaluation,
+        selection=selection,
+        evaluation=evaluation,
+        checkpoint=checkpoint,
         machine=machine,
         data=settings.data.as_dict(),
         model=settings.model.as_dict(),
@@ -139,6 +154,13 @@ def parse_run(arguments: list[str], needs_eval: bool = True) -> RunSettings:
     )
     _check(run, needs_eval)
     return run
+
+
+def _made(kind: type[T], values: jsonargparse.Namespace) -> T:
+    """The dataclass that a parsed mapping describes."""
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--part", type=kind)
+    return parser.instantiate(parser.parse_object({"part": values.as_dict()})).part
 
 
 def one_line(error: BaseException) -> str:

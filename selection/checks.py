@@ -26,7 +26,7 @@ def check_features(features: Tensor, name: str = "features") -> Tensor:
 
 
 def check_pair(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-    """Row norms of ``image`` and ``text``, both (n, d). Raises ValueError as :func:`check_features`, or if shapes differ."""
+    """Row norms of ``image`` and ``text``, both (n, d). Raises ValueError if they differ in shape or have bad rows."""
     check_same_shape(image, text, "image", "text")
     return check_features(image, "image"), check_features(text, "text")
 

@@ -27,7 +27,7 @@ def product_tile(device: torch.device) -> tuple[int, int]:
 
 
 def tiles(total: int, size: int) -> list[slice]:
-    """``range(total)`` cut into the fewest slices of at most ``size``, lengths equal or one apart; at least one slice."""
+    """``range(total)`` cut into the fewest slices (at least one) of at most ``size``, lengths equal or one apart."""
     count = max(1, -(-total // size))
     return [slice(total * i // count, total * (i + 1) // count) for i in range(count)]
 

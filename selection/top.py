@@ -58,7 +58,7 @@ def keep_threshold(scores: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def keep_datacomp(scores: np.ndarray, count: int) -> np.ndarray:
-    """(n,) bool mask by DataComp's rule: all scores at or above the one of rank ``count`` (from 0), so ``count + 1`` and ties.
+    """(n,) bool mask by DataComp's rule: all at or above the score of rank ``count`` from 0: ``count + 1`` and ties.
 
     DataComp's code fails when there is no such rank; here all finite scores are kept then.
     """

@@ -1,7 +1,6 @@
 """From a subset and the original shards to a checkpoint."""
 
 from training.data import PoolDataModule
-from training.fit import fit
 from training.model import CLIPModule
 
-__all__ = ["CLIPModule", "PoolDataModule", "fit"]
+__all__ = ["CLIPModule", "PoolDataModule"]

@@ -42,7 +42,10 @@ class SetStatistics:
 
 @dataclass(frozen=True)
 class CaptionChange:
-    """The pool against the subset; ``gained`` and ``lost`` are words and how many times as frequent they are after it, and before it."""
+    """The pool against the subset.
+
+    ``gained``: words, and how many times as frequent they are in the subset; ``lost``: the same for the pool.
+    """
 
     pool: SetStatistics
     kept: SetStatistics

@@ -104,7 +104,9 @@ def _bars(rows: Sequence[Row]) -> list[Plot]:
     plots = [
         recipe_bars("imagenet", "ImageNet", rows, lambda row: row.imagenet),
         recipe_bars("average", "Average of 38 tasks", rows, lambda row: row.average),
-        recipe_bars("mean", f"Mean of {rows[0].num_tasks} tasks", rows, lambda row: row.mean),
+        None
+        if all(row.average for row in rows)
+        else recipe_bars("mean", f"Mean of {rows[0].num_tasks} tasks", rows, lambda row: row.mean),
     ]
     return [plot for plot in plots if plot is not None]
 

@@ -38,7 +38,7 @@ def recipe_bars(name: str, title: str, rows: Sequence[Row], value: Callable[[Row
             text = f"{stat.mean:.1%}"
             axes.annotate(text, (stat.mean + spread, at), (5, 0), textcoords="offset points", va="center")
         axes.set_yticks(range(len(found)), [shorten(row.recipe, 24) for _, row, _ in found])
-        horizontal_bars(axes, max(max(stat.mean + (stat.spread or 0) for _, _, stat in found) * 1.22, 0.01))
+        horizontal_bars(axes, len(found), max(max(stat.mean + (stat.spread or 0) for _, _, stat in found) * 1.22, 0.01))
 
     note = "Whiskers: standard deviation over seeds." if several else ""
     return draw(name, title, paint, note, size=(PANEL[0], BARS_MARGIN - 0.2 + _BAR_HEIGHT * len(found)))
@@ -79,14 +79,14 @@ def dots(
                 markersize=3.6,
                 linewidth=1,
                 color=colour(place),
+                clip_on=False,
                 label=shorten(recipe, 24),
             )
         axes.hlines(
             np.arange(1, len(keys)) - 0.5, 0, 1, transform=axes.get_yaxis_transform(), color=COLOURS["rule"], lw=0.5
         )
         axes.set_yticks(range(len(keys)), [shorten(text) for text in labels.values()])
-        axes.set_ylim(-0.5, len(keys) - 0.5)
-        horizontal_bars(axes, min(max(_highest(series, ticks) * 1.08, 0.01), 1.04))
+        horizontal_bars(axes, len(keys), min(max(_highest(series, ticks) * 1.08, 0.01), 1.04))
         legend_above(axes, columns=2)
 
     num_entries = len(series) + any(tick is not None for tick in ticks.values())

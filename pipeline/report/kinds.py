@@ -14,7 +14,7 @@ from selection.uids import parse_uids, sort_key
 
 
 class Truth:
-    """The kind of each sample of a pool (``truth.parquet``: uid, kind). For judging a selection, never for making it."""
+    """The kind of each sample of a pool (``truth.parquet``: uid, kind): for judging a selection, not for making it."""
 
     def __init__(self, path: Path) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from common.files import write_text
 from pipeline.report import headline
@@ -26,7 +28,8 @@ from pipeline.report.score_sample import ScoreSample, read_scores
 TEMPLATES = Path(__file__).parent / "templates"
 PACKAGES = ("clipsift", "torch", "lightning", "open_clip_torch", "webdataset", "numpy")
 MAX_PICTURE_COLUMNS = 3  # a page with more pictures is too heavy to mail
-PANEL_TASKS = 13
+PANEL_TASKS = 13  # more bars than that are read more easily in groups
+TASK_GROUPS = ("ImageNet and its shifts", "VTAB", "Retrieval", "Other tasks")  # DataComp's
 DEFAULT_SHARE = 0.3  # what "the best" means in the overlap of columns when the run kept everything
 
 SECTIONS = {
@@ -87,6 +90,7 @@ def render(template: str, path: Path, titles: Mapping[str, str], content: Mappin
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": headline.percent, "points": headline.points, "count": headline.count}
+    environment.filters["breakable"] = _breakable
     present = {name: title for name, title in titles.items() if any_content(content[name])}
     page = environment.get_template(template).render(
         content=content, sections=present, light=theme_css(dark=False), dark=theme_css(dark=True), **more
@@ -94,6 +98,11 @@ def render(template: str, path: Path, titles: Mapping[str, str], content: Mappin
     # Names inside tars may hold bytes that are no text; they come here as lone surrogates.
     write_text(path, page.encode("utf-8", "replace").decode("utf-8"))
     return path
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may be broken after an underscore, where a table's head has no room for it."""
+    return Markup(re.sub(r"(?<=\w{3}_)(?=\w)", "<wbr>", str(escape(name))))
 
 
 def any_content(part: Any) -> bool:
@@ -131,19 +140,18 @@ def task_panels(tasks: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[st
     """Title -> tasks: one panel for a few tasks, one per group for many."""
     if len(tasks) <= PANEL_TASKS:
         return {"Main metric": list(tasks)} if tasks else {}
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for task in tasks:
-        groups.setdefault(task_group(task["key"]), []).append(task)
-    return groups
+    panels = {title: [task for task in tasks if task_group(task["key"]) == title] for title in TASK_GROUPS}
+    return {title: members for title, members in panels.items() if members}
 
 
 def task_group(key: str) -> str:
-    """The panel a task is shown in: DataComp's groups, ImageNet together with its shifts."""
+    """The panel (of :data:`TASK_GROUPS`) a task is shown in."""
+    shifts, vtab, retrieval, others = TASK_GROUPS
     if key.startswith("imagenet") or key == "objectnet":
-        return "ImageNet and its shifts"
+        return shifts
     if key.startswith("vtab/") or key == "sun397":
-        return "VTAB"
-    return "Retrieval" if key.startswith(("retrieval/", "misc/winogavil")) else "Other tasks"
+        return vtab
+    return retrieval if key.startswith(("retrieval/", "misc/winogavil")) else others
 
 
 def _score_plots(run: RunData, sample: ScoreSample) -> list[Plot]:

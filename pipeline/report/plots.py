@@ -138,7 +138,7 @@ def task_bars(title: str, tasks: Sequence[Mapping[str, Any]]) -> Plot:
         for row, value in zip(rows, np.fmax(values, np.nan_to_num(chance))):
             axes.annotate(f"{values[row]:.1%}", (value, row), (4, 0), textcoords="offset points", va="center")
         axes.set_yticks(rows, names)
-        horizontal_bars(axes, max(float(np.nanmax(np.append(values, chance))) * 1.22, 0.01))
+        horizontal_bars(axes, len(rows), max(float(np.nanmax(np.append(values, chance))) * 1.22, 0.01))
         if np.isfinite(chance).any():
             legend_above(axes)
 
@@ -159,23 +159,24 @@ def kind_bars(shares: Mapping[str, float], counts: Mapping[str, int], overall: f
         for row, value in zip(rows, shares.values()):
             axes.annotate(f"{value:.1%}", (value, row), (4, 0), textcoords="offset points", va="center")
         axes.set_yticks(rows, [f"{shorten(kind, 20)} ({counts[kind]:,})" for kind in shares])
-        horizontal_bars(axes, max(*shares.values(), overall or 0, 0.01) * 1.22)
+        horizontal_bars(axes, len(rows), max(*shares.values(), overall or 0, 0.01) * 1.22)
 
     return draw("kinds", "Share kept of each kind", paint, size=(PANEL[0], BARS_MARGIN + ROW_HEIGHT * len(shares)))
 
 
-def horizontal_bars(axes: Axes, limit: float) -> None:
+def horizontal_bars(axes: Axes, num_rows: int, limit: float) -> None:
     """Axes for rows from the top down and shares from 0 to ``limit``."""
+    axes.set_ylim(num_rows - 0.4, -0.6)
     axes.set_xlim(0, limit)
     axes.xaxis.set_major_formatter(_percent)
     axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.invert_yaxis()
     axes.tick_params(axis="y", length=0, labelcolor=COLOURS["ink"])
     axes.grid(False)
 
 
 def legend_above(axes: Axes, columns: int = 4) -> None:
     """A legend over the axes, where no data can be under it."""
-    axes.legend(
-        loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2, handlelength=1.2, columnspacing=1.2
+    handles, labels = axes.get_legend_handles_labels()
+    axes.get_figure().legend(
+        handles, labels, loc="outside upper left", ncols=columns, borderpad=0, handlelength=1.2, columnspacing=1.2
     )

@@ -44,12 +44,13 @@ class Column:
 def columns(rows: Sequence[Row]) -> list[Column]:
     """The columns that hold a number in at least one row. Shares and accuracies are shown in percent."""
     groups = list(dict.fromkeys(group for row in rows for group in row.groups if group != IMAGENET))
+    complete = all(row.average for row in rows)  # then the mean is the same number
     found = [
         Column("kept %", lambda row: row.kept),
         Column("samples seen", lambda row: row.samples_seen, factor=1, digits=0),
         Column(IMAGENET, lambda row: row.imagenet),
         *(Column(group, lambda row, group=group: row.groups.get(group)) for group in groups),  # type: ignore[misc]
-        Column(f"mean of {rows[0].num_tasks} tasks", lambda row: row.mean),
+        Column(f"mean of {rows[0].num_tasks} tasks", lambda row: None if complete else row.mean),
         Column("average of 38", lambda row: row.average),
         Column(f"vs {rows[0].recipe}", lambda row: row.difference, signed=True),
     ]

@@ -4,8 +4,8 @@ With unit features f (image) and g (text), temperature t and a batch B that hold
 
     score_i = f_i.g_i - t/2 [ log sum_{j in B} exp(f_i.g_j / t) + log sum_{j in B} exp(f_j.g_i / t) ]
 
-which is -t times sample i's symmetric CLIP loss in B, so at most 0. It is averaged over random batches (logs, not sums).
-The paper's published version names the negative of this s-CLIPLoss and keeps the lowest; here higher is better.
+which is -t times sample i's symmetric CLIP loss in B, so at most 0. The average over random batches is one of logs, not
+of sums. The paper's published version calls the negative of this s-CLIPLoss and keeps the lowest; here higher is better.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def s_cliploss(
 def s_cliploss_over(
     image: Tensor, text: Tensor, temperature: float, partitions: Iterable[Sequence[Tensor | slice]]
 ) -> Tensor:
-    """(n,) scores averaged over the given ``partitions``: each a list of batches, row indices that cover all samples."""
+    """(n,) scores averaged over ``partitions``: each a list of batches, indices that cover every sample once."""
     check_temperature(temperature)
     cosine = clip_score(image, text)
     total, count = torch.zeros_like(cosine), 0

@@ -1,8 +1,8 @@
-"""VAS-D, also NormSim_2-D: no target; the samples still in serve as the target, and the least aligned leave step by step.
+"""VAS-D, also NormSim_2-D: the samples still in are the target, and the least aligned with them leave step by step.
 
-arXiv 2402.02055 and 2405.19547. Each step ranks the remaining samples P by f^T S f, S the second moment of P (in the first
-step: of the whole pool, before any quality filter), and drops ceil((|P_0| - size) / steps) of them; the last step drops
-what is left to drop.
+arXiv 2402.02055 and 2405.19547. Each step ranks the remaining samples P by f^T S f, S the second moment of P (in the
+first step: of the whole pool, before any quality filter), and drops ceil((|P_0| - size) / steps) of them; the last
+step drops what is left to drop.
 """
 
 from __future__ import annotations

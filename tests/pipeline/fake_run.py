@@ -1,4 +1,4 @@
-"""Run directories and a pool as the stages would leave them, made up but consistent: for tests of report and compare."""
+"""Run directories and a pool as the stages would leave them, made up but consistent."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def make_run(
 ) -> Path:
     """A complete run: one score column per entry of ``keep`` (none: no filter), then training and evaluation.
 
-    The scores like kind "good" best. ``accuracy`` is the main metric of the first task; each following one has 0.02 more.
+    The scores like kind "good" best. The first task's main metric is ``accuracy``, each following one has 0.02 more.
     """
     config = {"seed_everything": seed, "pool": {"location": "/data/pool"}} | ({"name": name} if name else {})
     (folder / "selection").mkdir(parents=True)

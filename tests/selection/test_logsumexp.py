@@ -73,7 +73,7 @@ def test_rows_far_below_the_largest_logit_are_not_lost() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize(("num", "width"), [(5, 8), (11, 48), (100, 64), (1025, 48), (2600, 33)])
 def test_same_bits_for_any_number_of_threads(num: int, width: int, dtype: torch.dtype, threads: None) -> None:
-    """Sizes at which a threaded matrix product differs in its last bits; the lowest temperature takes the second pass."""
+    """Sizes at which a threaded matrix product differs in its last bits; the low temperature takes the second pass."""
     image, text = (features.to(dtype) for features in pairs(num, width))
     for temperature in (0.01, 0.0005):
         torch.set_num_threads(1)

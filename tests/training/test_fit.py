@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import open_clip
 import pytest
 import torch
-from tiny_run import NUM_KEPT, uid_of
+from tiny_run import NUM_KEPT
 
 from common.clip import load_clip
-from common.errors import ClipsiftError
-from selection.subset import Subset
-from selection.uids import parse_uids
-from training import fit
+from training.fit import fit
 
 LOG_ALL = {"log_every_n_steps": 1}
 
@@ -34,8 +29,8 @@ def test_a_run_trains_on_the_subset_and_leaves_what_it_should(make_data, make_mo
     folder = fit(module, data, tmp_path / "run", machine, options=LOG_ALL)
 
     kept = {tuple(pair) for pair in np.load(workspace / "subset.npy").view(np.int64).reshape(-1, 2).tolist()}
-    flat = [uid for batch in module.uids for uid in batch]
-    assert [len(batch) for batch in module.uids] == [8] * 9
+    flat = [tuple(uid) for batch in module.record["uids"] for uid in batch]
+    assert [len(batch) for batch in module.record["uids"]] == [8] * 9
     for number in range(2):  # every kept sample, and nothing else, once per pass; passes run on across batches
         assert Counter(flat[number * NUM_KEPT : (number + 1) * NUM_KEPT]) == Counter(kept)
     assert len(set(flat[2 * NUM_KEPT :])) == len(flat) - 2 * NUM_KEPT
@@ -43,7 +38,7 @@ def test_a_run_trains_on_the_subset_and_leaves_what_it_should(make_data, make_mo
     assert folder == tmp_path / "run" / "training" / "model"
     table = rows(tmp_path / "run")
     assert [int(row["step"]) for row in table] == list(range(1, 10))
-    assert [float(row["loss"]) for row in table] == module.losses
+    assert [float(row["loss"]) for row in table] == module.record["loss"]
     assert float(table[1]["learning_rate"]) == pytest.approx(1e-3 * 2 / 3)
     assert float(table[0]["logit_scale"]) == pytest.approx(1 / 0.07, rel=0.01)
     assert int(table[-1]["samples_seen"]) == 72

@@ -8,9 +8,12 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
+import torch
 from PIL import Image
 
+from common.machine import Machine, make_trainer
 from selection.subset import Subset
 from selection.uids import parse_uids
 from training import CLIPModule
@@ -80,15 +83,43 @@ def data_options(workspace: Path, out: Path) -> dict[str, Any]:
 
 
 class RecordingCLIP(CLIPModule):
-    """Remembers the uids and the loss of every training step."""
+    """Remembers the uids, the loss and the learning rate of every training step of this rank."""
 
     def __init__(self, model: str, **hyper: Any) -> None:
         super().__init__(model, **{"lr": 1e-3, "warmup": 3} | hyper)
-        self.uids: list[list[tuple[int, int]]] = []
-        self.losses: list[float] = []
+        self.record: dict[str, list[Any]] = {"uids": [], "loss": [], "lr": []}
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         loss = super().training_step(batch, batch_idx)
-        self.uids.append([tuple(pair) for pair in batch["uid"].tolist()])
-        self.losses.append(loss.item())
+        self.record["uids"].append(batch["uid"].tolist())
+        self.record["loss"].append(loss.item())
+        self.record["lr"].append(self.optimizers().param_groups[0]["lr"])
         return loss
+
+
+class FailAt(L.Callback):
+    """Ends the run with an exception before step ``step`` (0-based) is trained."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == self.step:
+            raise ZeroDivisionError("on purpose")
+
+
+def train_golden(golden: Path, machine: Machine, accumulate: int) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Train on the reference's batches; this rank's record and the final weights."""
+    recipe = json.loads((golden / "expected.json").read_text())["recipe"]
+    module = RecordingCLIP(str(golden / "model.json"), lr=recipe["lr"], warmup=recipe["warmup"], accumulate=accumulate)
+    module.clip.load_state_dict(torch.load(golden / "init.pt", weights_only=True))
+    trainer = make_trainer(machine, max_epochs=1)
+    with np.load(golden / "batches.npz", allow_pickle=False) as arrays:
+        images = torch.from_numpy(arrays["images"]).permute(0, 1, 4, 2, 3)
+        tokens = torch.from_numpy(arrays["tokens"])
+    share = images.shape[1] // trainer.world_size
+    mine = slice(trainer.global_rank * share, (trainer.global_rank + 1) * share)
+    uid = torch.zeros(share, 2, dtype=torch.int64)
+    batches = [{"image": image[mine], "text": text[mine], "uid": uid} for image, text in zip(images, tokens)]
+    trainer.fit(module, train_dataloaders=torch.utils.data.DataLoader(batches, batch_size=None))
+    return module.record, module.clip.state_dict()

@@ -1,0 +1,111 @@
+"""The stages of a run, each idempotent: select, fit, evaluate, report; and all of them in a row."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from rich.console import Console
+
+from common.clip import LoadedCLIP, load_clip
+from common.distributed import barrier, rank
+from common.files import read_json
+from common.machine import Machine
+from evaluation import evaluate
+from evaluation.results import format_table
+from pipeline.report import build_report
+from pipeline.settings import Evaluation, RunSettings
+from selection.index import PoolIndex
+from selection.pool import Pool
+from selection.select import Selector
+from training.data import PoolDataModule
+from training.fit import fit
+from training.model import CLIPModule
+from training.teacher import train_teacher
+
+logger = logging.getLogger("clipsift")
+
+
+def run_select(run: RunSettings) -> Path:
+    """Train the teacher if it is to be trained in place, embed, score, keep; the subset file."""
+
+    def teacher() -> LoadedCLIP:
+        settings = run.selection.teacher
+        assert settings is not None
+        if settings.train is None:
+            return load_clip(settings.model, settings.pretrained)
+        assert run.trusted is not None
+        workers = run.selection.embedding.workers
+        folder = train_teacher(settings, run.trusted, run.cache, run.seed, run.machine, workers, run.max_loss)
+        return load_clip(str(folder), None)
+
+    selector = Selector(
+        selection=run.selection,
+        pool=Pool(run.pool),
+        out=run.out,
+        cache=run.cache,
+        seed=run.seed,
+        machine=run.machine,
+        teacher=teacher if run.selection.teacher else None,
+        trusted=run.trusted,
+        max_loss=run.max_loss,
+    )
+    subset = selector.run()
+    about = read_json(subset.with_suffix(".json"))
+    logger.info("selection: %s of %s pairs kept: %s", f"{about['num_kept']:,}", f"{about['num_pool']:,}", subset)
+    return subset
+
+
+def run_fit(run: RunSettings) -> Path:
+    """Train on the selected pairs, filtering the shards on the fly; the folder of the trained model."""
+    subset = run.data["subset"] or str(run_select(run))
+    module = CLIPModule(**run.model)
+    data = PoolDataModule(**run.data | {"subset": subset, "cache": str(run.cache)})
+    steps, minutes = run.checkpoint.steps, run.checkpoint.minutes
+    folder = fit(module, data, run.out, run.machine, checkpoint_steps=steps, checkpoint_minutes=minutes, options=run.trainer)
+    barrier()
+    return folder
+
+
+def run_evaluate(clip: LoadedCLIP, data: str, out: Path, settings: Evaluation, machine: Machine) -> None:
+    """Evaluate weights on the tasks under ``data``; print the table."""
+    evaluate(
+        clip,
+        data,
+        out,
+        settings.tasks or None,
+        settings.rules,
+        settings.precision,
+        settings.batch_size,
+        settings.workers,
+        machine,
+    )
+    if rank() == 0:
+        Console().print(format_table(read_json(out / "summary.json")))
+    barrier()
+
+
+def run_report(out: Path, pool: str | None, cache: Path | None, truth: str | None) -> Path:
+    """Write the run's page; with pictures when the pool's shards are at hand."""
+    page = out / "report" / "index.html"
+    index = open_index(pool, cache)
+    if rank() == 0:
+        page = build_report(out, index=index, truth=Path(truth) if truth else None)
+    barrier()
+    return page
+
+
+def open_index(pool: str | None, cache: Path | None) -> PoolIndex | None:
+    """The index of the pool, if it has shards."""
+    if not pool or not cache or not Pool(pool).shards:
+        return None
+    return PoolIndex.build(Pool(pool), cache)
+
+
+def reproduce(run: RunSettings) -> Path:
+    """Select, train, evaluate, report: what is complete is skipped, what is not goes on. The report's page."""
+    model = run_fit(run)
+    assert run.eval is not None
+    clip = load_clip(str(model), None)
+    run_evaluate(clip, run.eval, run.out / "evaluation", run.evaluation, run.machine)
+    return run_report(run.out, run.pool, run.cache, run.truth)

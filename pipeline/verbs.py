@@ -1,0 +1,234 @@
+"""The program's verbs: arguments in, stages run, exit status out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import jsonargparse
+import torch.distributed as dist
+
+from common.clip import load_clip
+from common.distributed import barrier, rank
+from common.errors import ClipsiftError
+from common.machine import Machine, launch, quiet_libraries
+from pipeline import demo, stages
+from pipeline.compare import FORMATS, compare, format_comparison
+from pipeline.settings import Evaluation, RunSettings, one_line, parse_run
+from selection.embed import embed
+from selection.index import PoolIndex
+from selection.pool import Pool
+
+
+def run_verb(verb: str, arguments: list[str]) -> int:
+    """Run a verb; print what is wrong as one line. Returns the exit status."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("clipsift").setLevel(logging.INFO)
+    quiet_libraries()
+    try:
+        _VERBS[verb](arguments)
+    except ClipsiftError as error:
+        print(f"clipsift: error: {error}", file=sys.stderr)
+        return _end_all(1)
+    except KeyboardInterrupt:
+        return _end_all(130)
+    except SystemExit as error:
+        if not isinstance(error.code, int) and error.code is not None:
+            print(error.code, file=sys.stderr)
+        elif str(error) and type(error) is not SystemExit:
+            print(error, file=sys.stderr)
+        return _code(error)
+    except Exception:
+        traceback.print_exc()
+        return _end_all(1)
+    return 0
+
+
+def _code(error: SystemExit) -> int:
+    return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+
+
+def _end_all(status: int) -> int:
+    """Leave at once when other ranks may be waiting in a collective; the launcher ends them when it sees us gone."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _start(arguments: list[str], needs_eval: bool) -> RunSettings:
+    """Settings, checked, on the processes they ask for; the resolved config saved."""
+    run = parse_run(arguments, needs_eval)
+    run = replace(run, machine=launch(run.machine))
+    world_size = dist.get_world_size() if dist.is_initialized() else 1
+    if run.data["global_batch"] % world_size:
+        raise ClipsiftError(
+            f"data.global_batch: {world_size} processes do not divide {run.data['global_batch']}; "
+            "take another number of devices, or another global batch (which makes it another experiment)"
+        )
+    if rank() == 0:
+        run.save()
+    return run
+
+
+def _reproduce(arguments: list[str]) -> None:
+    page = stages.reproduce(_start(arguments, needs_eval=True))
+    _say(f"report: {page}")
+
+
+def _select(arguments: list[str]) -> None:
+    stages.run_select(_start(arguments, needs_eval=False))
+
+
+def _fit(arguments: list[str]) -> None:
+    _say(f"model: {stages.run_fit(_start(arguments, needs_eval=False))}")
+
+
+@dataclass
+class _EvaluateSettings:
+    """What to evaluate (a run, or a model and its weights), on what, and where."""
+
+    data: str
+    run: str | None = None
+    model: str | None = None
+    pretrained: str | None = None
+    out: str | None = None
+    tasks: str | None = None
+    rules: Literal["leaderboard", "corrected"] = "leaderboard"
+    precision: Literal["fp32", "amp"] = "fp32"
+    batch_size: int = 256
+    workers: int = 2
+    trainer: Machine = field(default_factory=Machine)
+
+
+def _evaluate(arguments: list[str]) -> None:
+    settings = _parse(_EvaluateSettings, arguments)
+    if (settings.run is None) == (settings.model is None):
+        raise ClipsiftError("say either --run RUN_DIR or --model NAME_OR_JSON with --pretrained TAG_OR_FILE")
+    if settings.run is not None:
+        folder = Path(settings.run) / "training" / "model"
+        if not folder.is_dir():
+            raise ClipsiftError(f"{folder}: does not exist; clipsift fit --config {settings.run}/config.yaml finishes it")
+        model, out = str(folder), settings.out or f"{settings.run}/evaluation"
+    else:
+        model, out = str(settings.model), settings.out
+    if out is None:
+        raise ClipsiftError("--out is missing: the folder for eval_results.jsonl and summary.json")
+    if not Path(settings.data).is_dir():
+        raise ClipsiftError(f"data: {settings.data} does not exist")
+    machine = launch(settings.trainer)
+    tasks = settings.tasks.split(",") if settings.tasks else []
+    how = Evaluation(tasks, settings.rules, settings.precision, settings.batch_size, settings.workers)
+    stages.run_evaluate(load_clip(model, settings.pretrained), settings.data, Path(out), how, machine)
+
+
+@dataclass
+class _ReportSettings:
+    """Which run; the rest is taken from its config.yaml unless given."""
+
+    run: str
+    truth: str | None = None
+
+
+def _report(arguments: list[str]) -> None:
+    settings = _parse(_ReportSettings, arguments, positional="run")
+    run = parse_run(["--config", str(_existing(Path(settings.run) / "config.yaml"))], needs_eval=False)
+    _say(f"report: {stages.run_report(Path(settings.run), run.pool, run.cache, settings.truth or run.truth)}")
+
+
+@dataclass
+class _CompareSettings:
+    """Which runs, and how to print them."""
+
+    runs: list[str]
+    format: Literal["table", "markdown", "csv", "latex"] = "table"
+
+
+def _compare(arguments: list[str]) -> None:
+    split = next((i for i, word in enumerate(arguments) if word.startswith("--")), len(arguments))
+    runs, rest = arguments[:split], arguments[split:]
+    if not runs:
+        raise ClipsiftError("compare: give the run directories first: clipsift compare RUN_DIR ... [--format FORMAT]")
+    settings = _parse(_CompareSettings, [f"--runs={runs}", *rest])
+    assert set(FORMATS) == {"table", "markdown", "csv", "latex"}
+    print(format_comparison(compare([Path(run) for run in settings.runs]), settings.format))
+
+
+@dataclass
+class _EmbedSettings:
+    """Which pool, with which model, to where. ``name`` is the prefix of the feature arrays (``l14`` for ``l14_img``)."""
+
+    pool: str
+    model: str
+    pretrained: str | None
+    out: str
+    name: str
+    batch_size: int = 256
+    workers: int = 2
+    precision: str = "32-true"
+    max_loss: float = 0.01
+    trainer: Machine = field(default_factory=Machine)
+
+
+def _embed(arguments: list[str]) -> None:
+    settings = _parse(_EmbedSettings, arguments)
+    pool = Pool(settings.pool)
+    clip = load_clip(settings.model, settings.pretrained)
+    machine = launch(settings.trainer)
+    out = Path(settings.out)
+    index = PoolIndex.build(pool, out / "cache", settings.workers, settings.max_loss)
+    how: dict[str, Any] = {"batch_size": settings.batch_size, "workers": settings.workers, "precision": settings.precision}
+    files, report = embed(index, clip, out / "metadata", settings.name, machine, **how)
+    report.check(settings.max_loss)
+    _say(f"metadata: {len(files)} files in {out / 'metadata'}")
+
+
+def _demo(arguments: list[str]) -> None:
+    demo.run_demo(_parse(demo.DemoSettings, arguments))
+
+
+def _parse(kind: Callable[..., Any], arguments: list[str], positional: str | None = None) -> Any:
+    """Settings of a verb that is no run, from its dataclass; ``positional`` may be given without its ``--name``."""
+    if positional and arguments and not arguments[0].startswith("-"):
+        arguments = [f"--{positional}", *arguments]
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action=jsonargparse.ActionConfigFile, help="YAML file with these settings.")
+    parser.add_class_arguments(kind, None)
+    try:
+        values = parser.parse_args(arguments).as_dict()
+        values.pop("config", None)
+        if isinstance(values.get("trainer"), dict):
+            values["trainer"] = Machine(**values["trainer"])
+        return kind(**values)
+    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+        raise ClipsiftError(one_line(error)) from error
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise ClipsiftError(f"{path}: does not exist")
+    return path
+
+
+def _say(text: str) -> None:
+    if rank() == 0:
+        print(text)
+    barrier()
+
+
+_VERBS: dict[str, Callable[[list[str]], None]] = {
+    "reproduce": _reproduce,
+    "select": _select,
+    "fit": _fit,
+    "evaluate": _evaluate,
+    "report": _report,
+    "compare": _compare,
+    "embed": _embed,
+    "demo": _demo,
+}

@@ -1,0 +1,72 @@
+"""A teacher trained in place: a CLIP from scratch on the trusted shards, which is what a data filtering network is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from common.clip import model_config
+from common.distributed import barrier, rank
+from common.files import fingerprint
+from common.machine import Machine
+from selection.config import Teacher
+from selection.index import PoolIndex
+from selection.pool import Pool
+from selection.subset import Subset
+from training.data import PoolDataModule
+from training.fit import fit
+from training.model import CLIPModule
+
+
+def train_teacher(
+    teacher: Teacher, trusted: str, cache: Path, seed: int, machine: Machine, workers: int, max_loss: float
+) -> Path:
+    """The model folder of the teacher; trained now, continued, or found complete under ``cache``.
+
+    Rank 0 trains alone, with all of its machine's cores when there is no GPU, so that the teacher, and with it every
+    score and the subset, is the same for any number of processes. (A large teacher is better trained as a run of its
+    own, on all devices, and given as ``model: RUN/training/model``.)
+    """
+    assert teacher.train is not None
+    index = PoolIndex.build(Pool(trusted), cache / "trusted", workers, max_loss)
+    settings = asdict(teacher.train)
+    identity = fingerprint([model_config(teacher.model), settings, index.fingerprint, seed])
+    out = cache / "teacher" / identity
+    if rank() == 0:
+        module = CLIPModule(
+            teacher.model,
+            lr=teacher.train.lr,
+            warmup=teacher.train.warmup,
+            weight_decay=teacher.train.weight_decay,
+            seed=seed,
+        )
+        data = PoolDataModule(
+            pool=trusted,
+            out=str(out),
+            model=teacher.model,
+            samples_seen=teacher.train.samples_seen,
+            global_batch=teacher.train.global_batch,
+            workers=workers,
+            seed=seed,
+            max_loss=max_loss,
+        )
+        data.use(index, Subset(index.uids))
+        with _all_cores():
+            fit(module, data, out, machine, alone=True)
+    barrier()
+    return out / "training" / "model"
+
+
+@contextmanager
+def _all_cores() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
