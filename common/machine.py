@@ -68,7 +68,8 @@ def _join(machine: Machine, environment: Any) -> Machine:
     precision = environment.get("LT_PRECISION")
     if precision and precision != machine.precision:
         raise ClipsiftError(
-            f"fabric run --precision {precision} reaches Fabric only; say --trainer.precision {precision} after the program"
+            f"fabric run --precision {precision} does not reach the Trainer; "
+            f"say --trainer.precision {precision} after the program"
         )
     if launched is None:
         return machine
@@ -76,7 +77,9 @@ def _join(machine: Machine, environment: Any) -> Machine:
     if machine.devices == "auto":
         nodes = max(1, world_size // per_node)
         if machine.num_nodes not in (1, nodes):
-            raise ClipsiftError(f"the launch has {nodes} nodes, trainer.num_nodes is {machine.num_nodes}; make them equal")
+            raise ClipsiftError(
+                f"the launch has {nodes} nodes, trainer.num_nodes is {machine.num_nodes}; make them equal"
+            )
         return replace(machine, devices=per_node, num_nodes=nodes)
     configured = _count(machine.devices) * machine.num_nodes
     if configured != world_size:
@@ -150,6 +153,7 @@ def quiet_libraries() -> None:
         ".*isinstance.treespec, LeafSpec.*",
         ".*Trying to infer the `batch_size`.*",
         ".*no CUDA runtime is found.*",
+        ".*torch.distributed.nn.functional.all_gather is deprecated.*",
         ".*LightningCLI's args parameter is intended.*",
     ):
         warnings.filterwarnings("ignore", message)

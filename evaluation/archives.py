@@ -69,8 +69,6 @@ class ZipImages:
     def __init__(self, task: Task, path: Path, names: Sequence[str]) -> None:
         self.task, self.path = task, path
         self._archive: tuple[int, zipfile.ZipFile] | None = None  # with the process that opened it
-        if not path.is_file():
-            raise ClipsiftError(f"{task.key}: {path} does not exist; download the task or leave it out")
         members = self._members()
         absent = [name for name in names if name not in members]
         if absent:
@@ -93,7 +91,7 @@ class ZipImages:
             try:
                 self._archive = (os.getpid(), zipfile.ZipFile(self.path))
             except (zipfile.BadZipFile, OSError) as error:
-                raise ClipsiftError(f"{self.task.key}: {self.path} is damaged ({error}); fetch it again") from error
+                raise ClipsiftError(f"{self.task.key}: {self.path} cannot be read ({error}); fetch it again") from error
         return self._archive[1]
 
     def __len__(self) -> int:

@@ -49,7 +49,7 @@ def evaluate(
 
     Returns:
         One dict per task, in DataComp's order: ``key``, ``dataset``, ``metrics`` (with ``main_metric``),
-        ``num_samples``, ``seconds``. The same on every rank.
+        ``random`` (score of a guess), ``num_samples``, ``seconds``. The same on every rank.
 
     Raises:
         ClipsiftError: for settings that make no sense; for results in ``out`` of another model, rules or precision;

@@ -38,6 +38,10 @@ class Evaluator(ABC):
         """What the results call the number of samples."""
         return len(samples)
 
+    def chance(self) -> float | None:
+        """The score of a guess, if one is known."""
+        return self.task.random
+
     @abstractmethod
     def prepare(self, encoder: Encoder) -> None:
         """Encode the texts."""

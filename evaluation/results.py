@@ -18,7 +18,8 @@ RESULTS_NAME = "eval_results.jsonl"
 SUMMARY_NAME = "summary.json"
 
 Result = dict[str, Any]
-"""``key``, ``dataset`` (display name), ``metrics`` (with ``main_metric``); and our ``num_samples``, ``seconds``."""
+"""``key``, ``dataset`` (display name), ``metrics`` (with ``main_metric``); beside DataComp's: ``random`` (score of a
+guess), ``num_samples``, ``seconds``."""
 
 
 def summarise(results: Sequence[Result], identity: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def summarise(results: Sequence[Result], identity: Mapping[str, Any] | None = No
                 "dataset": TASKS[key].name,
                 "main_metric_name": TASKS[key].main_metric,
                 "main_metric": score,
-                "random": TASKS[key].random,
+                "random": by_key[key].get("random", TASKS[key].random),
                 "seconds": by_key[key].get("seconds"),
                 "num_samples": by_key[key].get("num_samples"),
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from evaluation.kinds import KINDS
 from evaluation.loader import Batch, Samples, TaskLoader
 from evaluation.results import ResultStore
 from evaluation.tasks import TASKS, Task
+
+logger = logging.getLogger("clipsift")
 
 _NONE = torch.iinfo(torch.int64).max  # position of no sample
 
@@ -95,6 +98,7 @@ class DataCompSuite(L.LightningModule):
             self.store.append(run.result())
         except ClipsiftError as error:
             self.failures[key] = str(error)
+            logger.warning("%s failed: %s", run.task.name, error)
 
 
 class _Running:
@@ -105,6 +109,9 @@ class _Running:
         self.failure: str | None = None
 
     def open(self) -> Samples:
+        folder = self.evaluator.folder
+        if not folder.is_dir():
+            raise ClipsiftError(f"{self.task.key}: {folder} does not exist; download the task or leave it out")
         self.samples = self.evaluator.open()
         return self.samples
 
@@ -148,6 +155,7 @@ class _Running:
             "key": self.task.key,
             "dataset": self.task.name,
             "metrics": metrics | {"main_metric": main},
+            "random": self.evaluator.chance(),
             "num_samples": self.evaluator.size(self.samples),
             "seconds": round(time.monotonic() - self.started, 3),
         }

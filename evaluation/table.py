@@ -16,7 +16,7 @@ def format_table(summary: dict[str, Any]) -> Table:
     Args:
         summary: as :func:`evaluation.summarise` makes it, or ``summary.json`` read back.
     """
-    table = Table(title=f"Evaluation ({summary['rules']} rules, {summary['precision']})", show_footer=False)
+    table = Table(title=f"Evaluation ({summary['rules']} rules, {summary['precision']})")
     table.add_column("task")
     table.add_column("group")
     table.add_column("metric")

@@ -26,6 +26,11 @@ class ZeroShot(Evaluator):
     def open_samples(self) -> TarSamples:
         return TarSamples(self.task, self.folder, self.num_classes)
 
+    def chance(self) -> float | None:
+        if self.task.random is None or self.num_classes == self.task.classes:
+            return self.task.random
+        return 1 / self.num_classes  # a folder with fewer classes than DataComp's, such as a demonstration's
+
     def prepare(self, encoder: Encoder) -> None:
         self.classifier = encoder.class_features(self.classnames, self.templates)
         self.counts = ClassCounts(self.num_classes).to(encoder.device)

@@ -48,7 +48,7 @@ POOL_SHARES = {  # what a crawl is made of; "good" is what a filter should find
 COPIES = 25  # of each duplicated picture
 POOL_SHARDS = (0.37, 0.28, 0.22, 0.13)  # uneven, as shards are after failed downloads
 TEXTURE_SHARE = 0.2  # of the pictures that show a class
-SKETCH_SHARE = 0.12  # of the pictures that show an object
+SKETCH_SHARE = 0.2  # of the pictures that show an object
 MARKER = "demo_data.json"  # written last: it is there when everything is
 
 RandomGenerator = np.random.Generator

@@ -71,6 +71,18 @@ TEXTURES: dict[str, Texture] = {
     "brick": _bricks,
 }
 
+TEXTURE_COLOURS = {  # what they are mostly seen in
+    "striped": ("blue", "white"),
+    "dotted": ("white", "red"),
+    "chequered": ("black", "white"),
+    "grid": ("grey", "white"),
+    "zigzagged": ("pink", "purple"),
+    "spiralled": ("yellow", "pink"),
+    "crosshatched": ("black", "grey"),
+    "marbled": ("grey", "white"),
+    "sprinkled": ("orange", "blue"),
+    "brick": ("red", "grey"),
+}
 
 Diagram = Callable[[np.random.Generator, ImageDraw.ImageDraw, int, int, Colour], None]
 

@@ -12,11 +12,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from pipeline.demo_glyphs import DARK, MAIN, OBJECTS, USUAL_COLOURS
-from pipeline.demo_patterns import DIAGRAMS, TEXTURES, Colour
+from pipeline.demo_patterns import DIAGRAMS, TEXTURE_COLOURS, TEXTURES, Colour
 
 SIDES = (36, 40, 44, 48)  # pixels of a finished picture, per axis
 OVERSAMPLING = 2
-USUAL = 0.7  # of the objects have the colours that such things mostly have
 
 
 
@@ -53,15 +52,16 @@ class Style:
     backgrounds: tuple[str, ...]
     colours: tuple[str, ...]
     papers: tuple[str, ...]
-    palette: str = "usual"
+    values: dict[str, Colour]
+    usual: float = 0.0  # share in the colours that such things mostly have
     outline: bool = False
     turn: float = 12.0  # largest rotation, degrees
 
 
 _ALL = tuple(COLOURS)
-PHOTO = Style(("plain", "gradient", "cloudy"), _ALL, _ALL)
-SKETCH = Style(("plain",), ("black",), ("white", "grey", "yellow", "pink"), outline=True)
-SHIFT = Style(("cluttered", "cloudy"), tuple(SHIFTED), _ALL, palette="shifted", turn=25.0)
+PHOTO = Style(("plain", "gradient", "cloudy"), _ALL, _ALL, COLOURS, usual=0.75)
+SKETCH = Style(("plain",), ("black", "blue", "brown"), ("white", "yellow", "grey"), COLOURS, outline=True)
+SHIFT = Style(("cluttered", "cloudy"), tuple(SHIFTED), _ALL, COLOURS | SHIFTED, usual=0.5, turn=20.0)
 
 
 @dataclass(frozen=True)
@@ -89,21 +89,21 @@ def crop_a_little(rng: np.random.Generator, image: Image.Image) -> Image.Image:
 
 def draw_object(rng: np.random.Generator, subject: str, style: Style) -> Picture:
     """``subject`` (a key of ``OBJECTS``) somewhere on a background, slightly turned and stretched."""
-    usual = style.palette == "usual" and not style.outline and rng.random() < USUAL
+    usual = rng.random() < style.usual
     colour, accent = USUAL_COLOURS[subject] if usual else (str(name) for name in rng.choice(style.colours, size=2))
     paper = [name for name in style.papers if name not in (colour, accent)]
     background = str(rng.choice(paper))
     canvas = _background(rng, str(rng.choice(style.backgrounds)), background)
-    values = COLOURS | SHIFTED if style.palette == "shifted" else COLOURS
     dark = "white" if background == "black" else "black" if background != "brown" else "yellow"
-    fill = [_vary(rng, values[name]) for name in (colour, accent, dark)]
+    fill = [_vary(rng, style.values[name]) for name in (colour, accent, dark)]
     _paint(rng, canvas, subject, fill, style)
     return Picture(_finish(rng, canvas), subject, colour, background)
 
 
 def draw_texture(rng: np.random.Generator, subject: str) -> Picture:
     """A picture filled with one of ``TEXTURES``, in two colours."""
-    colour, other = (str(name) for name in rng.choice(_ALL, size=2, replace=False))
+    usual = rng.random() < PHOTO.usual
+    colour, other = TEXTURE_COLOURS[subject] if usual else (str(c) for c in rng.choice(_ALL, size=2, replace=False))
     y, x, size = _grid(rng)
     mask = np.clip(TEXTURES[subject](rng, x, y), 0, 1)[..., None]
     pixels = mask * _vary(rng, COLOURS[colour]) + (1 - mask) * _vary(rng, COLOURS[other])

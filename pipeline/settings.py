@@ -64,12 +64,12 @@ class RunCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", type=str | None, default=None, help="What the run is called in tables.")
-        parser.add_argument("--pool", type=str, help="Shards and/or metadata: a folder, glob, brace range or fsspec URL.")
+        parser.add_argument("--pool", type=str, help="Shards, metadata: a folder, glob, brace range or fsspec URL.")
         parser.add_argument("--trusted", type=str | None, default=None, help="Shards of pairs known to be good.")
         parser.add_argument("--eval", type=str | None, default=None, help="Folder of evaluation sets (DataComp's).")
         parser.add_argument("--out", type=str, help="The run directory.")
         parser.add_argument("--cache", type=str | None, default=None, help="Index and features; default OUT/cache.")
-        parser.add_argument("--truth", type=str | None, default=None, help="Parquet of uid and kind, for the report only.")
+        parser.add_argument("--truth", type=str | None, default=None, help="Parquet of uid and kind, for the report.")
         parser.add_argument("--max_loss", type=float, default=0.01, help="Share of samples that may be damaged.")
         parser.add_argument("--selection", type=Selection, default=Selection(), help="Which pairs are kept.")
         parser.add_argument("--evaluation", type=Evaluation, default=Evaluation(), help="Which tasks, by which rules.")
@@ -91,7 +91,7 @@ class RunCLI(LightningCLI):
 
 @dataclass
 class RunSettings:
-    """A parsed and checked run. Attributes are the YAML's keys; ``data``, ``model`` and ``trainer`` are their mappings."""
+    """A parsed and checked run: the YAML's keys; ``data``, ``model`` and ``trainer`` as plain mappings."""
 
     cli: RunCLI
     name: str

@@ -12,7 +12,7 @@ from common.distributed import barrier, rank
 from common.files import read_json
 from common.machine import Machine
 from evaluation import evaluate
-from evaluation.results import format_table
+from evaluation.table import format_table
 from pipeline.report import build_report
 from pipeline.settings import Evaluation, RunSettings
 from selection.index import PoolIndex
@@ -62,7 +62,9 @@ def run_fit(run: RunSettings) -> Path:
     module = CLIPModule(**run.model)
     data = PoolDataModule(**run.data | {"subset": subset, "cache": str(run.cache)})
     steps, minutes = run.checkpoint.steps, run.checkpoint.minutes
-    folder = fit(module, data, run.out, run.machine, checkpoint_steps=steps, checkpoint_minutes=minutes, options=run.trainer)
+    folder = fit(
+        module, data, run.out, run.machine, checkpoint_steps=steps, checkpoint_minutes=minutes, options=run.trainer
+    )
     barrier()
     return folder
 

@@ -114,7 +114,9 @@ def _evaluate(arguments: list[str]) -> None:
     if settings.run is not None:
         folder = Path(settings.run) / "training" / "model"
         if not folder.is_dir():
-            raise ClipsiftError(f"{folder}: does not exist; clipsift fit --config {settings.run}/config.yaml finishes it")
+            raise ClipsiftError(
+                f"{folder}: does not exist; clipsift fit --config {settings.run}/config.yaml finishes it"
+            )
         model, out = str(folder), settings.out or f"{settings.run}/evaluation"
     else:
         model, out = str(settings.model), settings.out
@@ -162,7 +164,7 @@ def _compare(arguments: list[str]) -> None:
 
 @dataclass
 class _EmbedSettings:
-    """Which pool, with which model, to where. ``name`` is the prefix of the feature arrays (``l14`` for ``l14_img``)."""
+    """Which pool, with which model, to where. ``name`` prefixes the feature arrays: ``l14`` makes ``l14_img``."""
 
     pool: str
     model: str
@@ -183,9 +185,13 @@ def _embed(arguments: list[str]) -> None:
     machine = launch(settings.trainer)
     out = Path(settings.out)
     index = PoolIndex.build(pool, out / "cache", settings.workers, settings.max_loss)
-    how: dict[str, Any] = {"batch_size": settings.batch_size, "workers": settings.workers, "precision": settings.precision}
+    how: dict[str, Any] = {
+        "batch_size": settings.batch_size,
+        "workers": settings.workers,
+        "precision": settings.precision,
+    }
     files, report = embed(index, clip, out / "metadata", settings.name, machine, **how)
-    report.check(settings.max_loss)
+    report.merge(index.report).check(settings.max_loss)
     _say(f"metadata: {len(files)} files in {out / 'metadata'}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from common.errors import ClipsiftError
@@ -57,7 +57,8 @@ class Selection:
     """Which pairs to keep: where features come from, then the recipe (see :class:`selection.recipe.Recipe`).
 
     ``features`` names columns that the pool's metadata already has (``l14`` for ``l14_img`` and ``l14_txt``);
-    ``teacher`` makes them. A recipe whose scores need no features takes neither.
+    ``teacher`` makes them. A recipe whose scores need no features takes neither. ``per_file`` scores every metadata
+    file alone, as the reference does; otherwise small files are scored together (``selection.scoring.make_blocks``).
     """
 
     teacher: Teacher | None = None
@@ -67,7 +68,18 @@ class Selection:
     union: list[str] = field(default_factory=list)
     intersect: list[str] = field(default_factory=list)
     subtract: list[str] = field(default_factory=list)
+    per_file: bool = False
     embedding: Embedding = field(default_factory=Embedding)
+
+    @classmethod
+    def of(cls, recipe: Recipe, features: str | None) -> Selection:
+        """The settings that give ``recipe`` on features which the metadata has."""
+        steps = [
+            {key: value for key, value in asdict(step).items() if value is not None and key != "options"} | step.options
+            for step in recipe.steps
+        ]
+        sets = (list(recipe.union), list(recipe.intersect), list(recipe.subtract))
+        return cls(None, features, steps, recipe.within, *sets)
 
     def check(self, trusted: str | None) -> Recipe:
         """The parsed recipe; everything wrong with the settings is a :class:`ClipsiftError`."""

@@ -64,7 +64,7 @@ class _Embedder(L.LightningModule):
 
     def __init__(self, clip: LoadedCLIP) -> None:
         super().__init__()
-        self.clip = clip.model
+        self.clip: Any = clip.model
 
     def predict_step(self, batch: Batch) -> dict[str, np.ndarray]:
         if "image" not in batch:
@@ -104,7 +104,6 @@ class _FeatureWriter(BasePredictionWriter):
         for batch, _ in self.pending:
             rows += batch["rows"]
             captions += batch["captions"]
-            report.samples += len(batch["rows"]) + len(batch["broken"])
             for cause, name, key, detail in batch["broken"]:
                 report.lose(cause, name, key, detail)
         done = [features for _, features in self.pending if features]
@@ -132,7 +131,7 @@ def embed(
         precision: Lightning's word for the arithmetic of the towers.
 
     Returns:
-        The feature files in shard order, and what could not be decoded.
+        The feature files in shard order, and what could not be decoded (of the samples that the index counts).
     """
     shards = [shard for shard in range(len(index.shards)) if len(index.shard_rows(shard))]
     mine = shards[rank() :: world_size()]
@@ -156,7 +155,8 @@ def embed_images(
     clip: LoadedCLIP, images: Iterable[Image.Image], device: torch.device, batch_size: int = 256
 ) -> np.ndarray:
     """(n, d) float32 L2-normalised features of RGB pictures, made by this process alone on ``device``."""
-    model, features = clip.model.to(device), []
+    model: Any = clip.model.to(device)
+    features = []
     pictures = iter(images)
     while batch := [clip.preprocess(picture) for picture in islice(pictures, batch_size)]:
         encoded = model.encode_image(torch.stack(batch).to(device)).float()

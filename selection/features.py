@@ -6,6 +6,7 @@ import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -98,7 +99,8 @@ def write_feature_file(
         image, text: (n, d) float arrays, L2-normalised.
     """
     with atomic_path(folder / f"{stem}.npz") as temporary, open(temporary, "wb") as handle:
-        np.savez(handle, **{f"{name}_img": image.astype(np.float16), f"{name}_txt": text.astype(np.float16)})
+        arrays: dict[str, Any] = {f"{name}_img": image.astype(np.float16), f"{name}_txt": text.astype(np.float16)}
+        np.savez(handle, **arrays)
     table = pa.table({"uid": pa.array(format_uids(uids), pa.string()), "text": pa.array(captions, pa.string())})
     with atomic_path(folder / f"{stem}.parquet") as temporary:
         pq.write_table(table, temporary)

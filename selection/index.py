@@ -155,7 +155,9 @@ class PoolIndex:
         except OSError as error:
             raise ClipsiftError(f"{self.shards[shard].url}: cannot be read any more ({error})") from error
         if len(data) != size:
-            raise ClipsiftError(f"{self.shards[shard].url}: ends before byte {offset + size}; it changed since indexing")
+            raise ClipsiftError(
+                f"{self.shards[shard].url}: ends before byte {offset + size}; it changed since indexing"
+            )
         return data
 
     def _open(self, shard: int) -> IO[bytes] | None:
@@ -167,7 +169,9 @@ class PoolIndex:
         handle = None if "://" in url else open(url, "rb")  # noqa: SIM115 - closed when it leaves the cache
         if handle is not None and os.fstat(handle.fileno()).st_size != self._sizes[shard]:
             handle.close()
-            raise ClipsiftError(f"{url}: has another size than when it was indexed; delete {self._folder} to index again")
+            raise ClipsiftError(
+                f"{url}: has another size than when it was indexed; delete {self._folder} to index again"
+            )
         self._files[shard] = handle
         if len(self._files) > _OPEN_FILES:
             _, oldest = self._files.popitem(last=False)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from selection.checks import check_pair, check_temperature
-from selection.tiles import product_tile, tile_map, tiles
+from selection.tiles import product_sums, product_tile, tile_map, tiles
 
 # One exponential per element serves the row and the column sum, because both are taken against the same fixed offset:
 # the largest logit that the norms allow becomes HEADROOM, so that nothing overflows. A sum that ends below
@@ -38,7 +38,7 @@ def contrastive_normaliser(image: Tensor, text: Tensor, temperature: float) -> t
         return image_norms, text_norms
     largest_logit = (image_norms.max() * text_norms.max()).item() / temperature
     offset = min(0.0, HEADROOM - largest_logit)
-    row_sums, column_sums = _exp_sums(image, text, temperature, offset)
+    row_sums, column_sums = product_sums(image, text, lambda logits: logits.add_(offset).exp_(), 1 / temperature)
     image_lse, text_lse = row_sums.log() - offset, column_sums.log() - offset
     for lse, sums, queries, keys in ((image_lse, row_sums, image, text), (text_lse, column_sums, text, image)):
         low = (sums < math.exp(-HEADROOM)).nonzero().squeeze(1)
@@ -47,38 +47,13 @@ def contrastive_normaliser(image: Tensor, text: Tensor, temperature: float) -> t
     return image_lse, text_lse
 
 
-def _exp_sums(image: Tensor, text: Tensor, temperature: float, offset: float) -> tuple[Tensor, Tensor]:
-    """Row and column sums of ``exp(image @ text.T / temperature + offset)``."""
-    row_tile, column_tile = product_tile(image.device)
-    columns = tiles(len(text), column_tile)
-
-    def strip(rows: slice) -> tuple[Tensor, Tensor]:
-        queries = image[rows].float() / temperature
-        row_sums = queries.new_zeros(len(queries))
-        column_sums = queries.new_empty(len(text))
-        for part in columns:
-            exps = queries @ text[part].float().T
-            if offset:
-                exps += offset
-            exps.exp_()
-            row_sums += exps.sum(1)
-            column_sums[part] = exps.sum(0)
-        return row_sums, column_sums
-
-    row_sums, total = [], torch.zeros(len(text), device=text.device)
-    for of_rows, of_columns in tile_map(strip, tiles(len(image), row_tile), image.device):
-        row_sums.append(of_rows)
-        total += of_columns
-    return torch.cat(row_sums), total
-
-
 def _row_lse(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
     """(q,) log-sum-exp of each query over the keys, each tile against its own maximum."""
     row_tile, column_tile = product_tile(queries.device)
     columns = tiles(len(keys), column_tile)
 
     def strip(rows: slice) -> Tensor:
-        scaled = queries[rows].float() / temperature
+        scaled = queries[rows].float() * (1 / temperature)
         parts = [(scaled @ keys[part].float().T).logsumexp(1) for part in columns]
         return torch.stack(parts).logsumexp(0)
 

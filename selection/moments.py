@@ -39,3 +39,12 @@ def quadratic(features: Tensor, matrix: Tensor, other: Tensor | None = None) -> 
         return (left @ matrix).mul_(right).sum(1)
 
     return torch.cat(list(tile_map(strip, tiles(len(features), ROW_TILE), features.device)))
+
+
+def group_means(features: Tensor, labels: Tensor, num_groups: int) -> Tensor:
+    """(num_groups, d) float32 mean row of each group; zero for a group without rows. ``labels`` (n,) int64."""
+    sums = torch.zeros(num_groups, features.shape[1], dtype=torch.float64, device=features.device)
+    for rows in tiles(len(features), ROW_TILE):
+        sums.index_add_(0, labels[rows], features[rows].double())
+    counts = labels.bincount(minlength=num_groups)
+    return (sums / counts.clamp(min=1)[:, None]).float()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
 
 from common.errors import ClipsiftError
+from selection.pool import Pool
 from selection.scores import SCORES
 from selection.subset import Subset
 from selection.top import keep_datacomp, keep_threshold, keep_top, num_to_keep
@@ -20,10 +22,10 @@ SETTINGS = ("score", "keep", "count", "threshold", "ties", "name")  # of a step;
 class Step:
     """Keep the best by one score.
 
-    Exactly one of ``keep`` (a fraction of the POOL, not of what the step before left: in (0, 1]), ``count`` (a number of
-    samples) and ``threshold`` (``>=``) says how many. ``ties``: ``exact`` keeps exactly ``int(n * keep)``, equal scores
-    in order of uid; ``datacomp`` keeps everything that scores at least as high as the sample at rank ``int(n * keep)``,
-    which is one more than that and all its ties, as DataComp's own filter does.
+    Exactly one of ``keep`` (a fraction of the POOL, not of what the step before left: in (0, 1]), ``count`` (a number
+    of samples) and ``threshold`` (``>=``) says how many. ``ties``: ``exact`` keeps exactly ``int(n * keep)``, equal
+    scores in order of uid; ``datacomp`` keeps all that score at least as high as the sample at rank ``int(n * keep)``:
+    one more than that and all its ties, as DataComp's own filter does.
     """
 
     score: str
@@ -56,7 +58,9 @@ class Step:
     def _check(self, where: str) -> None:
         given = [name for name in ("keep", "count", "threshold") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ClipsiftError(f"{where}: say exactly one of keep, count, threshold (got {', '.join(given) or 'none'})")
+            raise ClipsiftError(
+                f"{where}: say exactly one of keep, count, threshold (got {', '.join(given) or 'none'})"
+            )
         value = getattr(self, given[0])
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ClipsiftError(f"{where}: {given[0]} is a number, got {value!r}")
@@ -122,6 +126,24 @@ class Recipe:
         """Plain values, for provenance."""
         return asdict(self)
 
+    def run(self, pool: Pool | str, features: str | None = None, out: str | Path | None = None, seed: int = 0) -> Subset:
+        """Score the pool's metadata and choose: the recipe from Python, without a run's settings.
+
+        Args:
+            pool: where the metadata is.
+            features: prefix of the feature arrays there (``l14``), when the steps look at features.
+            out: keeps the score columns under ``out/selection``; without it they are dropped.
+            seed: of random batches.
+        """
+        from selection.config import Selection  # here: they know of this module
+        from selection.select import Selector
+
+        with TemporaryDirectory() as scratch:
+            folder = Path(out or scratch)
+            pool = pool if isinstance(pool, Pool) else Pool(pool)
+            selection = Selection.of(self, features)
+            return Subset.load(Selector(selection, pool, folder, folder / "cache", seed).run())
+
     def apply(self, uids: np.ndarray, columns: dict[str, np.ndarray]) -> tuple[Subset, dict[str, Any]]:
         """Choose from scored samples.
 
@@ -142,10 +164,15 @@ class Recipe:
             mask = step.mask(scores, uids[left], num_pool)
             left = left[mask]
             cut = float(scores[mask].min()) if mask.any() else None
-            done.append({"name": step.name, "score": step.score, "keep": step.keep or step.count} | {"num_kept": len(left)})
-            done[-1] |= {"threshold": cut, "options": step.options}
+            asked = step.keep or step.count
+            record = {"name": step.name, "score": step.score, "keep": asked, "num_kept": len(left), "threshold": cut}
+            done.append(record | {"options": step.options})
         subset, operations = Subset(uids[left]), []
-        for operation, files in (("union", self.union), ("intersection", self.intersect), ("difference", self.subtract)):
+        for operation, files in (
+            ("union", self.union),
+            ("intersection", self.intersect),
+            ("difference", self.subtract),
+        ):
             for path in files:
                 other = Subset.load(path)
                 subset = getattr(subset, operation)(other)

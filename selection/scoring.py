@@ -29,17 +29,18 @@ _PARENT = b"clipsift.parent"  # schema metadata: fingerprint of what a score fil
 
 @dataclass(frozen=True)
 class ScorePlan:
-    """What to compute for every block. ``parent`` identifies features and settings: a file of another parent is stale."""
+    """What to compute for every block. ``parent`` identifies features and settings; a file of another one is stale."""
 
     steps: tuple[Step, ...]
     seed: int
     device: torch.device
     target: Callable[[str], torch.Tensor]
     parent: str
+    block_rows: int = BLOCK_ROWS
 
 
-def make_blocks(files: list[FeatureFile], block_rows: int = BLOCK_ROWS) -> list[list[FeatureFile]]:
-    """Group consecutive files so that every block has ``block_rows`` rows, when the pool has.
+def make_blocks(files: list[FeatureFile], block_rows: int) -> list[list[FeatureFile]]:
+    """Group consecutive files so that every block has ``block_rows`` rows, when the pool has (0: a block is a file).
 
     The scores of a file depend on what else is in its normaliser. DataComp's files (half a million rows) are a block
     each, as in the reference; small files are scored together, so that a short one does not get an easier normaliser
@@ -54,7 +55,8 @@ def make_blocks(files: list[FeatureFile], block_rows: int = BLOCK_ROWS) -> list[
         blocks[-1].append(file)
         rows += file.num_rows()
     if len(blocks) > 1 and rows < block_rows:
-        blocks[-2] += blocks.pop()
+        rest = blocks.pop()
+        blocks[-1] += rest
     return blocks
 
 
@@ -67,7 +69,7 @@ def write_scores(files: list[FeatureFile], plan: ScorePlan, folder: Path) -> Dat
     Returns:
         Counts of rows whose features could not be used (``bad_features``), over all ranks.
     """
-    blocks = make_blocks(files)
+    blocks = make_blocks(files, plan.block_rows)
     mine = blocks[rank() :: world_size()]
     report = DataReport()
     with Progress("score", sum(file.num_rows() for block in mine for file in block), "pairs") as progress:
@@ -164,7 +166,9 @@ def _stacked(block: list[FeatureFile], tower: str) -> np.ndarray:
     parts = [part for part in parts if len(part)] or parts[:1]
     widths = {part.shape[1] for part in parts}
     if len(widths) > 1:
-        raise ClipsiftError(f"{block[0].path}: {tower} features of this file and its neighbours differ in width {widths}")
+        raise ClipsiftError(
+            f"{block[0].path}: {tower} features of this file and its neighbours differ in width {widths}"
+        )
     return np.concatenate(parts)
 
 
@@ -176,8 +180,7 @@ def _locate(block: list[FeatureFile], row: int) -> tuple[FeatureFile, int]:
     raise AssertionError("row outside its block")
 
 
-def plan_fingerprint(features: str, recipe: Recipe, seed: int, targets: dict[str, str]) -> str:
-    """Identity of score columns: their features, each step's score and options, targets, seed."""
+def plan_fingerprint(features: str, recipe: Recipe, seed: int, targets: dict[str, str], block_rows: int) -> str:
+    """Identity of score columns: their features, each step's score and options, targets, seed, blocks."""
     steps = [[step.name, step.score, json.dumps(step.options, sort_keys=True)] for step in recipe.steps]
-    return fingerprint([features, steps, seed, targets])
-
+    return fingerprint([features, steps, seed, targets, block_rows])

@@ -25,7 +25,7 @@ from selection.features import FeatureFile
 from selection.index import PoolIndex
 from selection.pool import Pool
 from selection.recipe import Recipe
-from selection.scoring import ScorePlan, plan_fingerprint, read_scores, write_scores
+from selection.scoring import BLOCK_ROWS, ScorePlan, plan_fingerprint, read_scores, write_scores
 from selection.subset import Subset
 from selection.target import load_target
 from selection.uids import format_uids
@@ -38,19 +38,23 @@ class Selector:
     """Everything a selection runs on.
 
     Args:
+        selection: the settings.
         pool: the candidates.
         out: the run directory; results go to ``out/selection``.
         cache: what several runs may share: index, features, target features.
+        seed: of random batches.
+        machine: where features are made and scores computed.
         teacher: gives the teacher's weights; called only when they are needed.
         trusted: folder of trusted shards, for ``target: trusted``.
+        max_loss: share of the pairs that may be damaged, in [0, 1].
     """
 
     selection: Selection
     pool: Pool
     out: Path
     cache: Path
-    seed: int
-    machine: Machine
+    seed: int = 0
+    machine: Machine = field(default_factory=Machine)
     teacher: Callable[[], LoadedCLIP] | None = None
     trusted: str | None = None
     max_loss: float = 0.01
@@ -79,12 +83,17 @@ class Selector:
         recipe = self.recipe
         files, features = self._feature_files()
         parents = {"features": features, "subsets": _subset_files(recipe)}
-        identity = fingerprint([recipe.as_dict(), self.seed, parents])
+        identity = fingerprint([recipe.as_dict(), self.seed, self.selection.per_file, parents])
         if (folder / "subset.json").is_file():
             if read_json(folder / "subset.json")["identity"] != identity:
-                raise ClipsiftError(f"{folder}: holds a selection made with other settings; use another --out or delete it")
+                raise ClipsiftError(
+                    f"{folder}: holds a selection made with other settings; use another --out or delete it"
+                )
             return folder / "subset.npy"
-        self.report.merge(write_scores(files, self._plan(features), folder / "scores"))
+        lost = write_scores(files, self._plan(features), folder / "scores")
+        if self.report.samples:  # the index has counted them
+            lost.samples = 0
+        self.report.merge(lost)
         if rank() == 0:
             self.report.check(self.max_loss)
             write_json(folder / "data_report.json", self.report.as_dict())
@@ -125,7 +134,6 @@ class Selector:
             embedding.precision,
         )
         self.report.merge(lost)
-        self.report.samples -= lost.samples - lost.num_lost  # both reports count the pairs that the index found
         return files, identity
 
     def _listed(self) -> tuple[list[FeatureFile], str]:
@@ -154,8 +162,9 @@ class Selector:
         for source in sources:  # before the ranks part: making one is a collective
             target(source)
         prints = {source: fingerprint(loaded[source].double().sum(0).tolist()) for source in sources}
-        parent = plan_fingerprint(features, self.recipe, self.seed, prints)
-        return ScorePlan(self.recipe.steps, self.seed, device, target, parent)
+        block_rows = 0 if self.selection.per_file else BLOCK_ROWS
+        parent = plan_fingerprint(features, self.recipe, self.seed, prints, block_rows)
+        return ScorePlan(self.recipe.steps, self.seed, device, target, parent, block_rows)
 
 
 def _subset_files(recipe: Recipe) -> dict[str, Any]:

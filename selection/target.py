@@ -53,7 +53,9 @@ def load_target(
     if not path.exists():
         raise ClipsiftError(f"target: {source} does not exist (give trusted, a .npy, a .npz, or a folder)")
     files = [path] if path.is_file() else sorted([*path.glob("*.npy"), *path.glob("*.npz")])
-    features = np.concatenate([_from_file(file, name) for file in files]) if files else _embedded(path, clip, cache, device)
+    features = (
+        np.concatenate([_from_file(file, name) for file in files]) if files else _embedded(path, clip, cache, device)
+    )
     bad = np.flatnonzero(bad_rows(features))
     if len(bad):
         raise ClipsiftError(f"target: {source} row {bad[0]} is not finite or all zero")

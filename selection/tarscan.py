@@ -120,7 +120,7 @@ class _Groups:
                         raise tarfile.ReadError(f"{member.name} ends after the file does")
                     if member.isfile():
                         yield member
-                    tar.members = []  # tarfile keeps every header otherwise
+                    tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
                 if position and tar.offset >= self.size:  # a whole tar ends with blocks of zeros
                     raise tarfile.ReadError("no end-of-archive mark")
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:

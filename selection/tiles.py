@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
-T = TypeVar("T")
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 ROW_TILE = 1024  # rows per tile of work that is linear in the rows
 PRODUCT_TILE_CPU = (256, 1024)  # rows, columns of a float32 product tile: 1 MiB, stays in a core's cache
@@ -32,13 +34,13 @@ def tiles(total: int, size: int) -> list[slice]:
     return [slice(total * i // count, total * (i + 1) // count) for i in range(count)]
 
 
-def tile_map(function: Callable[[slice], T], parts: Sequence[slice], device: torch.device) -> Iterator[T]:
+def tile_map(function: Callable[[Part], Result], parts: Sequence[Part], device: torch.device) -> Iterator[Result]:
     """``function(part)`` of each part, in order; on the CPU one thread per part, as many at once as torch would use.
 
     Products inside are full float32, whatever precision was set for training.
     """
 
-    def call(part: slice) -> T:
+    def call(part: Part) -> Result:
         with torch.no_grad():  # per thread, so not the caller's
             return function(part)
 
@@ -47,12 +49,40 @@ def tile_map(function: Callable[[slice], T], parts: Sequence[slice], device: tor
         if device.type != "cpu" or num_threads == 1:
             yield from map(call, parts)
             return
-        pool = ThreadPoolExecutor(min(num_threads, len(parts)), initializer=torch.set_num_threads, initargs=(1,))
+        pool = ThreadPoolExecutor(
+            max(1, min(num_threads, len(parts))), initializer=torch.set_num_threads, initargs=(1,)
+        )
         try:
             yield from pool.map(call, parts)
         finally:
             pool.shutdown(cancel_futures=True)
             torch.set_num_threads(num_threads)  # the workers' setting is also what later threads would start from
+
+
+def product_sums(
+    a: Tensor, b: Tensor, transform: Callable[[Tensor], Tensor], scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Row sums (n,) and column sums (m,) of ``transform(scale * a @ b.T)`` for ``a`` (n, d) and ``b`` (m, d), float32.
+
+    ``transform`` is elementwise and may work in place. The (n, m) product is never held.
+    """
+    row_tile, column_tile = product_tile(a.device)
+    columns = tiles(len(b), column_tile)
+
+    def strip(rows: slice) -> tuple[Tensor, Tensor]:
+        queries = a[rows].float() * scale
+        row_sums, column_sums = queries.new_zeros(len(queries)), queries.new_empty(len(b))
+        for part in columns:
+            values = transform(queries @ b[part].float().T)
+            row_sums += values.sum(1)
+            column_sums[part] = values.sum(0)
+        return row_sums, column_sums
+
+    row_parts, column_sums = [], torch.zeros(len(b), device=b.device)
+    for of_rows, of_columns in tile_map(strip, tiles(len(a), row_tile), a.device):
+        row_parts.append(of_rows)
+        column_sums += of_columns
+    return torch.cat(row_parts), column_sums
 
 
 @contextmanager

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from pipeline.report.pictures import PictureIndex, printable, samples_of
+from pipeline.report.pictures import Pairs, evenly, printable
 from pipeline.report.score_sample import ScoreSample
 
 NUM_READ = 1000  # samples read from the pool, and again from the subset
@@ -53,31 +53,32 @@ class CaptionChange:
     lost: list[tuple[str, float]]
 
 
-def caption_change(index: PictureIndex, sample: ScoreSample) -> CaptionChange | None:
-    """Compare :data:`NUM_READ` samples of the pool with as many of the subset; None when one of them has none."""
-    if sample.kept is None:
+def caption_rows(sample: ScoreSample) -> tuple[np.ndarray, np.ndarray]:
+    """At most :data:`NUM_READ` rows of the pool, and of the subset; none of either when the run kept all or nothing."""
+    if sample.kept is None or sample.kept.all() or not sample.kept.any():
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    kept = np.flatnonzero(sample.kept)
+    return evenly(len(sample.uids), NUM_READ), kept[evenly(len(kept), NUM_READ)]
+
+
+def caption_change(pairs: Pairs, before: np.ndarray, after: np.ndarray) -> CaptionChange | None:
+    """Compare pairs of the pool with pairs of the subset; None when of one there are none."""
+    pool, kept = ([found for _, found in pairs.read(rows)] for rows in (before, after))
+    if not pool or not kept:
         return None
-    captions, statistics = [], []
-    for rows in (np.arange(len(sample.uids)), np.flatnonzero(sample.kept)):
-        chosen = np.unique(np.linspace(0, len(rows) - 1, min(NUM_READ, len(rows))).round().astype(int))
-        samples = [found for _, found in samples_of(index, sample.uids[rows[chosen]])] if len(rows) else []
-        if not samples:
-            return None
-        texts = [found.caption for found in samples]
-        captions.append(texts)
-        statistics.append(_statistics(texts, [found.image for found in samples]))
-    gained, lost = _word_changes(*captions)
-    return CaptionChange(statistics[0], statistics[1], gained, lost)
+    gained, lost = _word_changes([found.caption for found in pool], [found.caption for found in kept])
+    return CaptionChange(_statistics(pool), _statistics(kept), gained, lost)
 
 
 def _words(caption: str) -> list[str]:
     return re.findall(r"[^\W_]+(?:['\u2019-][^\W_]+)*", caption.lower())
 
 
-def _statistics(captions: list[str], images: Iterable[bytes]) -> SetStatistics:
+def _statistics(samples: list[Any]) -> SetStatistics:
+    captions = [found.caption for found in samples]
     words = [_words(caption) for caption in captions]
     repeats = Counter(captions)
-    sides = [side for data in images if (side := _shorter_side(data)) is not None]
+    sides = [side for found in samples if (side := _shorter_side(found.image)) is not None]
     return SetStatistics(
         num_samples=len(captions),
         words=float(np.median([len(caption) for caption in words])),

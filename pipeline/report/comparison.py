@@ -14,13 +14,14 @@ import numpy as np
 from pipeline.report.comparison_plots import dots, recipe_bars
 from pipeline.report.figures import Plot
 from pipeline.report.headline import percent, points
-from pipeline.report.kinds import Truth
-from pipeline.report.page import render, task_panels
-from pipeline.report.pictures import Band, PictureIndex, picture_bands
+from pipeline.report.kinds import Truth, open_truth
+from pipeline.report.page import render, show_bands
+from pipeline.report.pictures import Pairs, PictureIndex, choose_bands
 from pipeline.report.rows import Row, Stat, join_runs
 from pipeline.report.run_data import RunData, read_run
 from pipeline.report.score_sample import read_scores
 from pipeline.report.tables import columns
+from pipeline.report.task_panels import task_panels
 from selection.subset import Subset
 
 SECTIONS = {
@@ -53,7 +54,7 @@ def build_comparison_page(
         runs: run directories.
         out: folder for the page.
         index: of the pool, for pictures.
-        truth: parquet file with columns uid and kind.
+        truth: parquet file with columns uid and kind, for runs whose own configuration names none.
 
     Returns the path of the page.
 
@@ -64,7 +65,7 @@ def build_comparison_page(
     rows = join_runs(data)
     members = {row.recipe: [run for run in data if run.name == row.recipe] for row in rows}
     known = Truth(truth) if truth is not None else None
-    content = {
+    content: dict[str, Any] = {
         "bars": _bars(rows),
         "tasks": _task_dots(rows, data),
         "kinds": _kinds(members, known),
@@ -129,25 +130,28 @@ def _task_dots(rows: Sequence[Row], runs: Sequence[RunData]) -> list[Plot]:
     ]
 
 
-def _kinds(members: Mapping[str, Sequence[RunData]], truth: Truth | None) -> dict[str, Any]:
+def _kinds(members: Mapping[str, Sequence[RunData]], given: Truth | None) -> dict[str, Any]:
     """Kind -> recipe -> share kept, as table and as plot; empty without truth or subsets."""
-    if truth is None:
-        return {}
-    shares = {name: [found for run in runs if (found := truth.shares(run))] for name, runs in members.items()}
-    series = {
-        name: {kind: stat for kind in truth.counts if (stat := Stat.of(share[kind] for share in found))}
-        for name, found in shares.items()
-        if found
-    }
+    series: dict[str, dict[str, Stat]] = {}
+    counts: dict[str, int] = {}
+    for name, runs in members.items():
+        truths = [_truth_of(run, given) for run in runs]
+        shares = [truth.shares(run) for truth, run in zip(truths, runs) if truth is not None]
+        kinds = dict.fromkeys(kind for share in shares for kind in share)
+        if kinds:
+            series[name] = {kind: stat for kind in kinds if (stat := Stat.of(share.get(kind) for share in shares))}
+            counts = counts or next(truth.counts for truth in truths if truth)
     if not series:
         return {}
-    labels = {kind: f"{kind} ({number:,})" for kind, number in truth.counts.items()}
+    labels = {kind: f"{kind} ({number:,})" for kind, number in counts.items()}
     plot = dots("kinds", "Share kept of each kind", labels, series, {})
-    return {
-        "plots": [plot],
-        "table": {kind: [series[name][kind] for name in series] for kind in truth.counts},
-        "recipes": list(series),
-    }
+    table = {kind: [stats.get(kind) for stats in series.values()] for kind in counts}
+    return {"plots": [plot], "table": table, "recipes": list(series)}
+
+
+def _truth_of(run: RunData, given: Truth | None) -> Truth | None:
+    """The kinds of the run's own pool (runs of other seeds may have other pools), else those that were given."""
+    return open_truth(run.truth) if run.truth is not None else given
 
 
 def _overlap(runs: Mapping[str, RunData]) -> dict[str, Any]:
@@ -170,24 +174,19 @@ def _jaccard(one: Subset, other: Subset) -> float:
     return shared / (len(uids) + num_large - shared)
 
 
-def _pictures(members: Mapping[str, Sequence[RunData]], index: PictureIndex, truth: Truth | None) -> dict[str, Any]:
+def _pictures(members: Mapping[str, Sequence[RunData]], index: PictureIndex, given: Truth | None) -> dict[str, Any]:
     """Recipe -> what its first step likes least, and what its last step only just kept."""
-    found: dict[str, list[tuple[str, Band]]] = {}
+    found = {}
     for name, runs in members.items():
         run = runs[0]
         sample = read_scores(run.scores_folder, run.subset) if run.subset is not None else None
-        if sample is None or not run.steps:
+        if sample is None or not run.steps or not {run.steps[0]["name"], run.steps[-1]["name"]} <= set(sample.columns):
             continue
-        bands = []
-        for step, title, heading in (
-            (run.steps[0], "Worst dropped", "Dropped first: lowest"),
-            (run.steps[-1], "Worst kept", "Kept last: lowest of the subset by"),
-        ):
-            if step["name"] in sample.columns:
-                shown = picture_bands(index, sample, step["name"], truth, frozenset({title}))
-                bands += [(f"{heading} {step['name']}", band) for band in shown]
-        if bands:
-            found[name] = bands
+        bands = choose_bands(sample, run.steps[0]["name"], ["Worst dropped"])
+        bands += choose_bands(sample, run.steps[-1]["name"], ["Worst kept"])
+        pairs = Pairs(index, sample, [band.rows for band in bands])
+        if shown := show_bands(pairs, sample, bands, _truth_of(run, given)):
+            found[name] = shown
     return found
 
 

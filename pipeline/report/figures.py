@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from markupsafe import Markup, escape
@@ -43,7 +44,7 @@ MARKERS = "oDs^vP"
 
 PANEL = (3.6, 2.1)  # inches: at the width of a phone its small letters keep their size
 
-_STYLE = {
+_STYLE: Any = {
     "axes.edgecolor": COLOURS["rule"],
     "axes.facecolor": "none",
     "axes.grid": True,

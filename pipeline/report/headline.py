@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.report.run_data import RunData
@@ -19,6 +20,16 @@ class Tile:
     value: str
     note: str = ""
     main: bool = False
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What was left after a step or a set operation; ``share`` is of the pool."""
+
+    name: str
+    condition: str
+    num_kept: int
+    share: float
 
 
 @dataclass(frozen=True)
@@ -104,6 +115,22 @@ def _data_tiles(run: RunData) -> list[Tile]:
         passes = run.training["samples_seen"] / max(run.training["subset_size"], 1)
         found.append(Tile("Samples seen", count(run.training["samples_seen"]), f"{passes:.3g} passes over the subset"))
     return found
+
+
+def funnel(run: RunData) -> list[Stage]:
+    """The selection's steps and set operations in order."""
+    if run.selection is None:
+        return []
+    stages = []
+    for step in run.steps:
+        condition = "" if step["threshold"] is None else f"at least {step['threshold']:.4g}"
+        stages.append((step["name"], condition, step["num_kept"]))
+    stages += [
+        (operation["operation"], f"with {Path(operation['file']).name}", operation["num_kept"])
+        for operation in run.selection["operations"]
+    ]
+    pool = max(run.selection["num_pool"], 1)
+    return [Stage(name, condition, kept, kept / pool) for name, condition, kept in stages]
 
 
 def published_rows(summary: dict[str, Any] | None, published: Mapping[str, Any] | None) -> list[PublishedRow]:

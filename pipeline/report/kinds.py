@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -38,11 +39,20 @@ class Truth:
         return [str(self._kinds[i]) if found else None for i, found in zip(at, keys[at] == wanted)]
 
     def shares(self, run: RunData) -> dict[str, float]:
-        """Share of each kind that the run kept, in [0, 1]; kinds in order of their number. Empty without a subset."""
-        if run.subset is None:
+        """Share of each kind that the run kept, in [0, 1]; kinds in order of their number.
+
+        Empty when the run has no subset, or none of it is known here: it is of another pool.
+        """
+        kept = run.subset.multiplicity(self.uids) > 0 if run.subset is not None else np.zeros(1, bool)
+        if not kept.any():
             return {}
-        kept = run.subset.multiplicity(self.uids) > 0
         return {kind: float(kept[self._kinds == kind].mean()) for kind in self.counts}
+
+
+@lru_cache(maxsize=16)
+def open_truth(path: Path) -> Truth:
+    """A truth file, read once however many runs share it."""
+    return Truth(path)
 
 
 def kind_shares(run: Path, truth: Path) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +20,14 @@ BAND_SHARE = 0.02  # a band is the outermost 2 % of what was kept or dropped, so
 THUMBNAIL = 192  # pixels of the longer side
 CAPTION_LENGTH = 160
 
+# title: kept, whether the band is at the upper end
+BANDS = {
+    "Best kept": (True, True),
+    "Worst kept": (True, False),
+    "Best dropped": (False, True),
+    "Worst dropped": (False, False),
+}
+
 
 class PictureIndex(Protocol):
     """What of ``selection.index.PoolIndex`` is used here."""
@@ -27,6 +35,16 @@ class PictureIndex(Protocol):
     def find(self, uids: np.ndarray) -> np.ndarray: ...
 
     def read(self, row: int) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Band:
+    """Rows of a :class:`ScoreSample` at one end of a score, of falling score, among what was kept or dropped."""
+
+    title: str
+    column: str
+    kept: bool
+    rows: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -41,38 +59,31 @@ class Picture:
     kind: str | None
 
 
-@dataclass(frozen=True)
-class Band:
-    """Pictures from one end of what was kept or dropped, in order of falling score."""
+class Pairs:
+    """The pairs behind rows of a :class:`ScoreSample`: looked up in the pool at once, read one by one."""
 
-    title: str
-    kept: bool
-    pictures: list[Picture]
+    def __init__(self, index: PictureIndex, sample: ScoreSample, rows: Iterable[np.ndarray]) -> None:
+        """``rows``: arrays of all rows that will be asked for."""
+        wanted = np.unique(np.concatenate([np.empty(0, np.int64), *rows]))
+        self._index = index
+        self._places = dict(zip(wanted.tolist(), index.find(sample.uids[wanted]).tolist()))
 
-
-# title, kept, whether the band is at the upper end
-BANDS = (
-    ("Best kept", True, True),
-    ("Worst kept", True, False),
-    ("Best dropped", False, True),
-    ("Worst dropped", False, False),
-)
+    def read(self, rows: np.ndarray) -> Iterator[tuple[int, Any]]:
+        """(row, pool's sample) of those ``rows`` that are in the pool's shards."""
+        for row in rows.tolist():
+            if self._places[row] >= 0:
+                yield row, self._index.read(self._places[row])
 
 
-def picture_bands(
-    index: PictureIndex, sample: ScoreSample, column: str, truth: Truth | None, titles: frozenset[str] | None = None
-) -> list[Band]:
-    """The four bands of a score column (or those in ``titles``); a band that has no readable picture is left out."""
+def choose_bands(sample: ScoreSample, column: str, titles: Sequence[str] = tuple(BANDS)) -> list[Band]:
+    """The bands ``titles`` of a score column; none of them when nothing has been selected yet."""
     if sample.kept is None:
         return []
-    bands = []
-    for title, kept, upper in BANDS:
-        if titles is None or title in titles:
-            rows = band_rows(sample.columns[column], sample.kept == kept, upper)
-            pictures = _pictures(index, sample, column, rows, truth)
-            if pictures:
-                bands.append(Band(title, kept, pictures))
-    return bands
+    chosen = []
+    for title in titles:
+        kept, upper = BANDS[title]
+        chosen.append(Band(title, column, kept, band_rows(sample.columns[column], sample.kept == kept, upper)))
+    return chosen
 
 
 def band_rows(scores: np.ndarray, among: np.ndarray, upper: bool) -> np.ndarray:
@@ -84,31 +95,27 @@ def band_rows(scores: np.ndarray, among: np.ndarray, upper: bool) -> np.ndarray:
     rows = rows[np.argsort(-scores[rows], kind="stable")]
     size = min(len(rows), max(PER_BAND, round(len(rows) * BAND_SHARE)))
     end = rows[:size] if upper else rows[len(rows) - size :]
-    return end[np.unique(np.linspace(0, size - 1, min(PER_BAND, size)).round().astype(int))] if size else end
+    return end[evenly(size, PER_BAND)]
 
 
-def _pictures(
-    index: PictureIndex, sample: ScoreSample, column: str, rows: np.ndarray, truth: Truth | None
-) -> list[Picture]:
-    kinds = truth.kinds_of(sample.uids[rows]) if truth and len(rows) else [None] * len(rows)
-    pictures = []
-    for place, found in samples_of(index, sample.uids[rows]):
+def evenly(size: int, number: int) -> np.ndarray:
+    """At most ``number`` distinct places out of ``size``, evenly spread, the first and the last among them."""
+    return np.unique(np.linspace(0, max(size - 1, 0), min(size, number)).round().astype(np.int64))
+
+
+def pictures(pairs: Pairs, sample: ScoreSample, band: Band, truth: Truth | None) -> list[Picture]:
+    """The pictures of a band; one that cannot be decoded is left out."""
+    shown = []
+    for row, found in pairs.read(band.rows):
         try:
             image = decode_image(found.image)
         except ImageError:
             continue
         image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-        score = float(sample.columns[column][rows[place]])
+        score, kind = float(sample.columns[band.column][row]), truth.kinds_of(sample.uids[[row]])[0] if truth else None
         caption = printable(found.caption, CAPTION_LENGTH)
-        pictures.append(Picture(_data_uri(image), image.width, image.height, caption, score, kinds[place]))
-    return pictures
-
-
-def samples_of(index: PictureIndex, uids: np.ndarray) -> Iterator[tuple[int, Any]]:
-    """(place in ``uids``, sample) of those that are in the pool's shards."""
-    for place, row in enumerate(index.find(uids)):
-        if row >= 0:
-            yield place, index.read(int(row))
+        shown.append(Picture(_data_uri(image), image.width, image.height, caption, score, kind))
+    return shown
 
 
 def printable(text: str, length: int) -> str:

@@ -177,6 +177,8 @@ def horizontal_bars(axes: Axes, num_rows: int, limit: float) -> None:
 def legend_above(axes: Axes, columns: int = 4) -> None:
     """A legend over the axes, where no data can be under it."""
     handles, labels = axes.get_legend_handles_labels()
-    axes.get_figure().legend(
+    figure = axes.get_figure()
+    assert figure is not None, "the axes were made by a figure"
+    figure.legend(
         handles, labels, loc="outside upper left", ncols=columns, borderpad=0, handlelength=1.2, columnspacing=1.2
     )

@@ -44,6 +44,12 @@ class RunData:
     losses: dict[str, dict[str, Any]]
 
     @property
+    def truth(self) -> Path | None:
+        """The file of kinds that the configuration names, if it is still there."""
+        named = _parse_config(self.path / "config.yaml", self.config_text).get("truth")
+        return Path(named) if named and Path(named).is_file() else None
+
+    @property
     def scores_folder(self) -> Path:
         return self.path / "selection" / "scores"
 

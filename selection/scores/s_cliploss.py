@@ -4,8 +4,8 @@ With unit features f (image) and g (text), temperature t and a batch B that hold
 
     score_i = f_i.g_i - t/2 [ log sum_{j in B} exp(f_i.g_j / t) + log sum_{j in B} exp(f_j.g_i / t) ]
 
-which is -t times sample i's symmetric CLIP loss in B, so at most 0. The average over random batches is one of logs, not
-of sums. The paper's published version calls the negative of this s-CLIPLoss and keeps the lowest; here higher is better.
+which is -t times sample i's symmetric CLIP loss in B, so at most 0. Over random batches the logs are averaged, not the
+sums. The paper's published version calls the negative of this s-CLIPLoss and keeps the lowest; here higher is better.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import yaml
 from PIL import Image, ImageDraw
 
+from common.files import array_fingerprint
 from selection.subset import Subset
 from selection.uids import UID_DTYPE, format_uids, sort_key
 
@@ -104,7 +106,7 @@ def make_run(
     (folder / "selection").mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     _write_selection(folder / "selection", index, seed, keep)
-    _write_training(folder / "training", len(np.load(folder / "selection" / "subset.npy")), seed)
+    _write_training(folder / "training", np.load(folder / "selection" / "subset.npy"), seed)
     entries = [(key, dataset, accuracy + 0.02 * place, chance) for place, (key, dataset, chance) in enumerate(tasks)]
     write_summary(folder / "evaluation", entries)
     return folder
@@ -136,7 +138,7 @@ def _write_selection(folder: Path, index: FakeIndex, seed: int, keep: tuple[floa
     (folder / "data_report.json").write_text(json.dumps(report | {"examples": examples}))
 
 
-def _write_training(folder: Path, subset_size: int, seed: int, steps: int = 120, batch: int = 64) -> None:
+def _write_training(folder: Path, uids: np.ndarray, seed: int, steps: int = 120, batch: int = 64) -> None:
     folder.mkdir()
     rng = np.random.default_rng(seed)
     lines = ["step,loss,learning_rate,logit_scale,samples_seen,samples_per_second,data_wait"]
@@ -145,8 +147,14 @@ def _write_training(folder: Path, subset_size: int, seed: int, steps: int = 120,
         rate = 5e-4 * min(step / 20, 1)
         lines.append(f"{step},{loss},{rate},{14 + step / 40},{step * batch},{900 + 40 * rng.normal()},{0.04}")
     (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
-    about = {"steps": steps, "samples_seen": steps * batch, "global_batch": batch, "world_size": 1, "seconds": 9.5}
-    about |= {"subset": "5b5e7", "subset_size": subset_size, "weights": "3e16", "config": "c0f1"}
+    about: dict[str, Any] = {
+        "steps": steps,
+        "samples_seen": steps * batch,
+        "global_batch": batch,
+        "world_size": 1,
+        "seconds": 9.5,
+    }
+    about |= {"subset": array_fingerprint(uids), "subset_size": len(uids), "weights": "3e16", "config": "c0f1"}
     (folder / "training.json").write_text(json.dumps(about))
 
 

@@ -1,0 +1,153 @@
+"""ClipCov (Joshi et al. 2024, arXiv 2403.12267): a subset that keeps the cross-covariance of images and captions.
+
+Samples fall into latent classes, those of a zero-shot classifier. A sample's score in class k of n_k samples, with
+C_ij = image_i . text_j inside the class and C+ its positive part, is
+
+    raw_i + 2 C_ii + l_i / 2 - (tic_i + itc_i)            raw_i = 1/n_k sum_j (C+_ij + C+_ji), l_i = image_i . label_k
+
+(cross-covariance with the class, own similarity, label; less the similarity to other classes' centres). The greedy
+takes the best of all remaining samples. When a class has made another ``block`` picks, one short of it the first time,
+its scores fall by what the new picks cover, 1/n_k sum_{new} (C+_ij + C+_ji), and, for all samples of the class alike,
+by 1/n_k sum raw over *all* its picks and 1/n_k sum l/2 over the new ones. In between, scores are stale. That is the
+authors' notebook with block = 200.
+
+The notebook loads these terms without computing them. Assumed here, as their names suggest: raw as above; centres are
+plain means of a class, and tic, itc the mean products of a caption (image) with the image (caption) centres of the
+other classes; the class is the zero-shot argmax.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from selection.checks import check_features, check_pair, check_same_width
+from selection.moments import group_means
+from selection.scores.clip_score import clip_score
+from selection.tiles import ROW_TILE, product_sums, tile_map, tiles
+
+
+def clipcov(image: Tensor, text: Tensor, class_text: Tensor, size: int, block: int = 200) -> Tensor:
+    """(size,) int64 indices in the order of selection.
+
+    Args:
+        image, text: (n, d) unit features.
+        class_text: (k, d) unit text features of the classes' prompts; the paper has ImageNet's 1,000 classes.
+        size: how many to select.
+        block: picks of a class between two updates of its scores; 1 updates after every pick.
+
+    Time O(d) times (the sum of squared class sizes + n picks), memory O(n) beside the inputs.
+
+    Raises:
+        ValueError: shapes that do not fit, size or block out of range, a row that is not finite.
+    """
+    terms = ClipCovTerms.compute(image, text, class_text)
+
+    def covered(members: np.ndarray, picks: np.ndarray) -> np.ndarray:
+        rows, new = torch.from_numpy(members).to(image.device), torch.from_numpy(picks).to(image.device)
+        by_image, _ = product_sums(image[rows], text[new], _positive)
+        by_text, _ = product_sums(text[rows], image[new], _positive)
+        return (by_image + by_text).cpu().double().numpy()
+
+    return torch.from_numpy(greedy(terms, covered, size, block))
+
+
+@dataclass(frozen=True)
+class ClipCovTerms:
+    """What the greedy starts from, (n,) each: the class of each sample and the float64 terms of its score."""
+
+    classes: np.ndarray
+    raw: np.ndarray
+    easiness: np.ndarray
+    label: np.ndarray
+    image_to_text_centres: np.ndarray
+    text_to_image_centres: np.ndarray
+
+    @cached_property
+    def score(self) -> np.ndarray:
+        centres = self.text_to_image_centres + self.image_to_text_centres
+        return self.raw + 2 * self.easiness + self.label / 2 - centres
+
+    @cached_property
+    def members(self) -> list[np.ndarray]:
+        """Ascending sample indices of every class that has any."""
+        order = self.classes.argsort(kind="stable")
+        return [part for part in np.split(order, np.bincount(self.classes).cumsum()[:-1]) if len(part)]
+
+    @classmethod
+    def compute(cls, image: Tensor, text: Tensor, class_text: Tensor) -> ClipCovTerms:
+        """All terms from unit features: ``image``, ``text`` (n, d), ``class_text`` (k, d)."""
+        check_pair(image, text)
+        check_features(class_text, "class_text")
+        check_same_width(image, class_text, "class_text")
+        labels = class_text.float()
+        parts = tiles(len(image), ROW_TILE)
+        best = list(tile_map(lambda rows: (image[rows].float() @ labels.T).max(1), parts, image.device))
+        classes = torch.cat([part.indices for part in best])
+        raw = torch.empty(len(image), device=image.device)
+        for k in classes.unique():
+            rows = (classes == k).nonzero().squeeze(1)
+            of_images, of_texts = product_sums(image[rows], text[rows], _positive)
+            raw[rows] = (of_images + of_texts) / len(rows)
+        terms = (
+            raw,
+            clip_score(image, text),
+            torch.cat([part.values for part in best]),
+            _other_centres(image, text, classes),
+            _other_centres(text, image, classes),
+        )
+        return cls(classes.cpu().numpy(), *(term.cpu().double().numpy() for term in terms))
+
+
+def greedy(
+    terms: ClipCovTerms, covered: Callable[[np.ndarray, np.ndarray], np.ndarray], size: int, block: int
+) -> np.ndarray:
+    """(size,) indices in order; ``covered(members, picks)`` is each member's sum of C+_ij + C+_ji over the picks j.
+
+    Scores of one class do not depend on the picks of another, so the greedy over all samples is a merge of the classes'
+    own greedy sequences by their heads, and an update sorts one class instead of the pool.
+    """
+    if not 1 <= size <= len(terms.classes):
+        raise ValueError(f"size {size} is outside 1..{len(terms.classes)}")
+    if block < 1:
+        raise ValueError(f"block must be positive, got {block}")
+    sequences = [_class_sequence(terms, members, covered, block) for members in terms.members]
+    return np.array([index for _, index in islice(heapq.merge(*sequences), size)], np.int64)
+
+
+def _class_sequence(
+    terms: ClipCovTerms, members: np.ndarray, covered: Callable[[np.ndarray, np.ndarray], np.ndarray], block: int
+) -> Iterator[tuple[float, int]]:
+    """Yield (minus its score when picked, index) of a class's samples in the order in which its greedy picks them."""
+    remaining, scores = members, terms.score[members]
+    num_picked, raw_picked = 0, 0.0
+    while len(remaining):
+        order = np.lexsort((remaining, -scores))[: block - (num_picked + 1) % block]
+        picks = remaining[order]
+        yield from zip((-scores[order]).tolist(), picks.tolist())
+        num_picked += len(picks)
+        raw_picked += terms.raw[picks].sum()
+        remaining, scores = np.delete(remaining, order), np.delete(scores, order)
+        if len(remaining):
+            shared = raw_picked + terms.label[picks].sum() / 2
+            scores -= (covered(remaining, picks) + shared) / len(members)
+
+
+def _positive(similarities: Tensor) -> Tensor:
+    return similarities.clamp_(min=0)
+
+
+def _other_centres(features: Tensor, others: Tensor, classes: Tensor) -> Tensor:
+    """(n,) mean inner product of each row with the centres, in ``others``, of the classes that it is not in."""
+    present, labels = classes.unique(return_inverse=True)
+    centres = group_means(others, labels, len(present))
+    to_own = torch.cat([(features[r].float() * centres[labels[r]]).sum(1) for r in tiles(len(features), ROW_TILE)])
+    to_all = torch.cat([features[r].float() @ centres.sum(0) for r in tiles(len(features), ROW_TILE)])
+    return (to_all - to_own) / max(1, len(present) - 1)

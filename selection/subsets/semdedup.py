@@ -1,0 +1,86 @@
+"""SemDeDup (Abbas et al. 2023, arXiv 2303.09540): of near-duplicates inside a cluster, one stays."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from selection.checks import check_features, check_same_width
+from selection.moments import group_means
+from selection.tiles import ROW_TILE, tile_map, tiles
+
+
+def semdedup(features: Tensor, clusters: Tensor, epsilon: float, keep: str = "hard") -> Tensor:
+    """(n,) bool mask of the samples that stay.
+
+    In each cluster the samples are ordered by their cosine to the centroid; one is dropped when its inner product with
+    any earlier one, dropped or not, is above ``1 - epsilon``. Of equal rows the first in pool order is the earlier.
+    Time O(d) times the sum of squared cluster sizes, memory O(n).
+
+    Args:
+        features: (n, d) unit image features.
+        clusters: (n,) integer labels, whose means are then the centroids; or (k, d) centroids, each sample belonging
+            to the nearest by Euclidean distance. The paper has 50,000, from k-means.
+        epsilon: in [0, 2]; larger drops more.
+        keep: which of a pair stays, "hard" (farther from the centroid, the paper's choice) or "easy".
+
+    Raises:
+        ValueError: shapes that do not fit, negative labels, another ``keep`` or ``epsilon``, a row that is not finite.
+    """
+    if keep not in ("hard", "easy"):
+        raise ValueError(f"keep must be hard or easy, got {keep}")
+    if not 0 <= epsilon <= 2:
+        raise ValueError(f"epsilon {epsilon} is outside [0, 2]")
+    norms = check_features(features)
+    labels, centroids = _clusters(features, clusters)
+    scale = norms * centroids.norm(dim=1)[labels]
+    parts = tiles(len(features), ROW_TILE)
+    cosine = torch.cat([(features[rows].float() * centroids[labels[rows]]).sum(1) for rows in parts]) / scale
+
+    order = cosine.argsort(stable=True)  # farthest first
+    order = order[labels[order].argsort(stable=True)]
+    members = [part for part in order.split(labels.bincount().tolist()) if len(part)]
+    if keep == "easy":
+        members = [part.flip(0) for part in members]
+    closest = tile_map(lambda part: _closest_earlier(features[part].float()), members, features.device)
+    kept = torch.ones(len(features), dtype=torch.bool, device=features.device)
+    for part, similarity in zip(members, closest):
+        kept[part] = similarity <= 1 - epsilon
+    return kept
+
+
+def _clusters(features: Tensor, clusters: Tensor) -> tuple[Tensor, Tensor]:
+    """(n,) labels and (k, d) float32 centroids."""
+    if clusters.ndim == 2:
+        check_features(clusters, "clusters")
+        check_same_width(features, clusters, "clusters")
+        return _nearest(features, clusters.float()), clusters.float()
+    if clusters.shape != (len(features),) or clusters.is_floating_point():
+        raise ValueError(f"clusters: expected {len(features)} integer labels, got {clusters.dtype} {clusters.shape}")
+    labels = clusters.long()
+    if len(labels) and int(labels.min()) < 0:
+        raise ValueError("clusters: labels must not be negative")
+    return labels, group_means(features, labels, int(labels.max()) + 1 if len(labels) else 0)
+
+
+def _nearest(features: Tensor, centroids: Tensor) -> Tensor:
+    """(n,) index of the centroid at the smallest Euclidean distance."""
+    squares = centroids.square().sum(1)
+    parts = tile_map(
+        lambda rows: (squares - 2 * (features[rows].float() @ centroids.T)).argmin(1),
+        tiles(len(features), ROW_TILE),
+        features.device,
+    )
+    return torch.cat(list(parts))
+
+
+def _closest_earlier(features: Tensor) -> Tensor:
+    """(m,) largest inner product of each row with a row before it, at least 0."""
+    closest = features.new_zeros(len(features))
+    for rows in tiles(len(features), ROW_TILE):
+        for earlier in tiles(rows.stop, ROW_TILE):
+            products = features[earlier] @ features[rows].T
+            if earlier.stop > rows.start:  # row i of the tile is before its column j when i + start < j + start
+                products = products.triu(1 + earlier.start - rows.start)
+            closest[rows] = torch.maximum(closest[rows], products.amax(0))
+    return closest

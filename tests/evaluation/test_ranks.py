@@ -1,0 +1,68 @@
+"""Two processes give what one gives, also where a rank has no sample or meets the only broken one."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from test_archives import write_flickr
+from toy_tasks import picture, sample, toy_clip, write_task
+
+from common.errors import ClipsiftError
+from common.machine import Machine, launch
+from evaluation import TASKS, evaluate
+
+
+def write_data(data: Path) -> None:
+    write_task(data / TASKS["cifar10"].folder, [sample("red", 0)])  # rank 1 has none
+    write_task(data / TASKS["stl10"].folder, [sample(colour, 1) for colour in ("green", "red", "green")], num_shards=2)
+    broken = {"cls": b"0", "png": picture("red")[:50]}
+    write_task(data / TASKS["mnist"].folder, [sample("red", 0), broken, sample("red", 0)])  # only rank 1 sees it
+    write_task(data / TASKS["gtsrb"].folder, [sample("red", 0), sample("nan", 0)])
+    geode = [sample("red", 0, 0, 3), sample("red", 1, 0, 3), sample("green", 1, 2, 3), sample("green", 1, 4, 3)]
+    write_task(data / TASKS["fairness/geode"].folder, geode)
+    rows = [{"filename": f"{colour}.jpg", "raw": [colour, "red"]} for colour in ("red", "green", "blue")]
+    write_flickr(data, rows)
+
+
+def run(data: Path, out: Path, machine: Machine, report: Path) -> None:
+    try:
+        evaluate(toy_clip(), data, out, batch_size=1, workers=0, machine=machine)
+        message = ""
+    except ClipsiftError as error:
+        message = str(error)
+    report.write_text(message)
+
+
+def on_rank(rank: int, port: int, folder: Path) -> None:
+    settings = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "NODE_RANK": 0}
+    os.environ |= {name: str(value) for name, value in settings.items()}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    machine = launch(Machine(accelerator="cpu", devices=2))
+    run(folder / "data", folder / "two", machine, folder / f"error.{rank}")
+
+
+def outcome(out: Path) -> list[str]:
+    lines = (out / "eval_results.jsonl").read_text().splitlines()
+    results = [{name: value for name, value in json.loads(line).items() if name != "seconds"} for line in lines]
+    return list(map(str, results))
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path: Path, machine: Machine) -> None:
+    write_data(tmp_path / "data")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(on_rank, (port, tmp_path), nprocs=2)
+    run(tmp_path / "data", tmp_path / "one", machine, tmp_path / "error")
+    assert outcome(tmp_path / "two") == outcome(tmp_path / "one")
+    assert len(outcome(tmp_path / "one")) == 4
+    message = (tmp_path / "error").read_text()
+    assert "2 of 6 evaluation tasks failed" in message
+    assert (tmp_path / "error.0").read_text() == (tmp_path / "error.1").read_text() == message

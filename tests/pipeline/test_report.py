@@ -1,0 +1,205 @@
+"""The page of a run: what is on it, what is left out, and that nothing from a pool can act in it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_run import NUM_TASKS, TASKS, FakeIndex, make_index, make_run, write_summary
+from PIL import Image
+
+from common.errors import ClipsiftError
+from pipeline.report import build_report
+from selection.subset import Subset
+
+ALL_SECTIONS = {
+    "tasks",
+    "published",
+    "selection",
+    "kinds",
+    "pictures",
+    "captions",
+    "agreement",
+    "training",
+    "losses",
+    "provenance",
+}
+PUBLISHED = {"imagenet": 0.29, "groups": {"VTAB": 0.3}, "source": "a paper", "status": "recalled"}
+
+
+@pytest.fixture(scope="module")
+def index() -> FakeIndex:
+    return make_index()
+
+
+def sections(page: Path) -> set[str]:
+    return set(re.findall(r'<section id="(\w+)"', page.read_text()))
+
+
+def test_page_has_every_section_and_needs_nothing_else(tmp_path: Path, index: FakeIndex) -> None:
+    run = make_run(tmp_path / "run", index)
+    page = build_report(run, index, index.write_truth(tmp_path / "truth.parquet"), PUBLISHED)
+    text = page.read_text()
+    assert page == run / "report" / "index.html"
+    assert sections(page) == ALL_SECTIONS
+    assert {source[:5] for source in re.findall(r'(?:src|href)="([^"#][^"]*)"', text)} == {"data:"}
+    assert "<script" not in text
+    assert "default-src 'none'" in text
+    assert not re.search(r"url\((?!#)", text)
+    assert text.count('<img src="data:image/jpeg') == 2 * 4 * 6  # columns, bands, pictures
+
+
+def test_same_run_gives_the_same_bytes(tmp_path: Path, index: FakeIndex) -> None:
+    run = make_run(tmp_path / "run", index)
+    first = build_report(run, index).read_bytes()
+    assert build_report(run, index).read_bytes() == first
+
+
+def test_captions_and_names_show_as_text(tmp_path: Path, index: FakeIndex) -> None:
+    run = make_run(tmp_path / "run", index, name="<img src=x onerror=alert(2)> $x$", tasks=(("t", "<b>$T", 0.1),))
+    report = json.loads((run / "selection" / "data_report.json").read_text())
+    report["examples"]["broken_image"][0]["shard"] = "bad\udcff</td>"
+    (run / "selection" / "data_report.json").write_text(json.dumps(report))
+    text = build_report(run, index).read_text()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "&lt;img src=x onerror=alert(2)&gt; $x$" in text
+    assert "&lt;b&gt;$T" in text
+    assert "bad?&lt;/td&gt;" in text
+    assert "00000007&lt;b&gt;" in text
+    assert not re.search(r"<script|onerror=alert\(2\)>|<b>|<i>truncated", text)
+
+
+@pytest.mark.parametrize(
+    ("missing", "gone"),
+    [
+        ("evaluation/summary.json", {"tasks", "published"}),
+        ("training/metrics.csv", {"training"}),
+        ("selection/data_report.json", {"losses"}),
+        ("selection/scores/*.parquet", {"pictures", "captions", "agreement"}),
+        ("selection/subset.npy", {"kinds", "pictures", "captions"}),
+    ],
+)
+def test_section_without_its_file_is_left_out(tmp_path: Path, index: FakeIndex, missing: str, gone: set[str]) -> None:
+    run = make_run(tmp_path / "run", index)
+    for path in list(run.glob(missing)):
+        path.unlink()
+    page = build_report(run, index, index.write_truth(tmp_path / "truth.parquet"), PUBLISHED)
+    assert sections(page) == ALL_SECTIONS - gone
+
+
+def test_configuration_alone_is_a_page(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("name: planned\n")
+    assert sections(build_report(tmp_path)) == {"provenance"}
+
+
+def test_no_filter_run(tmp_path: Path, index: FakeIndex) -> None:
+    page = build_report(make_run(tmp_path / "run", index, keep=()), index)
+    assert sections(page) == {"tasks", "training", "losses", "provenance"}
+    assert "Kept 200 of 200 pairs; trained on" in page.read_text()
+
+
+def test_without_an_index_there_are_no_pictures(tmp_path: Path, index: FakeIndex) -> None:
+    assert {"pictures", "captions"} & sections(build_report(make_run(tmp_path / "run", index))) == set()
+
+
+def test_pictures_of_another_pool_or_broken_ones_are_left_out(tmp_path: Path, index: FakeIndex) -> None:
+    run = make_run(tmp_path / "run", index)
+    assert {"pictures", "captions"} & sections(build_report(run, make_index(seed=1))) == set()
+    broken = FakeIndex(index.uids, [type(s)(s.uid, s.shard, s.key, b"no image", s.caption) for s in index.samples], [])
+    page = build_report(run, broken)
+    assert "pictures" not in sections(page)
+    assert "Shorter side" not in page.read_text()
+
+
+def test_average_is_shown_only_over_all_tasks(tmp_path: Path, index: FakeIndex) -> None:
+    run = make_run(tmp_path / "run", index)
+    text = build_report(run).read_text()
+    assert f"{len(TASKS)}/{NUM_TASKS}" in text
+    assert "no average: tasks are missing" in text
+    assert "vtab/missing_32" in text
+    assert ">Average<" not in text
+    write_summary(run / "evaluation", [(f"task{i}", f"Task {i}", 0.01 * i, None) for i in range(NUM_TASKS)])
+    text = build_report(run).read_text()
+    assert "18.5%" in text  # mean of 0.00, 0.01 ... 0.37
+    assert ">Average<" in text
+    assert f"/{NUM_TASKS}<" not in text
+
+
+def test_published_numbers_say_what_they_are(tmp_path: Path, index: FakeIndex) -> None:
+    text = build_report(make_run(tmp_path / "run", index), published=PUBLISHED).read_text()
+    assert "Source: a paper." in text
+    assert "<strong>recalled</strong>" in text
+    assert "+1.0" in text  # 30.0 % against 29.0 %
+
+
+def test_plots_are_saved_as_png(tmp_path: Path, index: FakeIndex) -> None:
+    run = make_run(tmp_path / "run", index)
+    text = build_report(run, truth=index.write_truth(tmp_path / "truth.parquet")).read_text()
+    plots = sorted(path.stem for path in (run / "report").glob("*.png"))
+    assert len(plots) == text.count('<svg class="plot"')
+    assert {"kinds", "scores_score_0", "scores_score_1", "tasks_Main_metric", "training_loss"} <= set(plots)
+    for path in (run / "report").glob("*.png"):
+        assert min(Image.open(path).size) > 100
+
+
+def test_plots_take_the_colours_of_the_page(tmp_path: Path, index: FakeIndex) -> None:
+    text = build_report(make_run(tmp_path / "run", index)).read_text()
+    plots = re.findall(r'<svg class="plot".*?</svg>', text, re.DOTALL)
+    assert plots
+    assert not re.search("".join(plots), r"#[0-9a-f]{6}")
+    assert all("var(--" in plot and "<style" not in plot for plot in plots)
+    assert not any(re.search(r"(?:fill|stroke): #", plot) for plot in plots)
+
+
+def test_files_that_do_not_belong_together_are_told(tmp_path: Path, index: FakeIndex) -> None:
+    run = make_run(tmp_path / "run", index)
+    assert 'class="warning"' not in build_report(run).read_text()
+    Subset(index.uids[:7]).save(run / "selection" / "subset.npy")
+    assert "trained on another subset" in build_report(run).read_text()
+    summary = json.loads((run / "evaluation" / "summary.json").read_text())
+    (run / "evaluation" / "summary.json").write_text(json.dumps(summary | {"weights": "0ther"}))
+    assert "evaluation is of other weights" in build_report(run).read_text()
+
+
+def test_set_operations_are_steps_of_the_funnel(tmp_path: Path, index: FakeIndex) -> None:
+    run = make_run(tmp_path / "run", index)
+    about = json.loads((run / "selection" / "subset.json").read_text())
+    about["operations"] = [{"operation": "union", "file": "/data/dfn.npy", "size": 900, "num_kept": 900}]
+    (run / "selection" / "subset.json").write_text(json.dumps(about))
+    text = build_report(run).read_text()
+    assert "<strong>union</strong> with dfn.npy" in text
+    assert "450.0%" in text
+    assert '--share: 1"' in text  # the bar ends where the pool does
+
+
+@pytest.mark.parametrize("scores", [np.nan, 3.0])
+def test_column_without_spread(tmp_path: Path, index: FakeIndex, scores: float) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    run = make_run(tmp_path / "run", index)
+    for path in (run / "selection" / "scores").glob("*.parquet"):
+        table = pq.read_table(path)
+        column = pa.array(np.full(table.num_rows, scores, np.float32))
+        pq.write_table(table.set_column(table.column_names.index("score_0"), "score_0", column), path)
+    assert "selection" in sections(build_report(run, index))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("selection/subset.json", "{"), ("config.yaml", "a: [1"), ("selection/scores/00000000.parquet", "no parquet")],
+)
+def test_damaged_file_is_named(tmp_path: Path, index: FakeIndex, name: str, content: str) -> None:
+    run = make_run(tmp_path / "run", index)
+    (run / name).write_text(content)
+    with pytest.raises(ClipsiftError, match=re.escape(Path(name).name)) as caught:
+        build_report(run)
+    assert "\n" not in str(caught.value)
+
+
+def test_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ClipsiftError, match="not a run directory"):
+        build_report(tmp_path)

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import io
+import pickle
+import tarfile
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from pools import Members, picture, sample, write_pool, write_tar
+
+from common.errors import ClipsiftError
+from selection.index import PoolIndex
+from selection.pool import Pool
+from selection.subset import Subset
+from selection.uids import derive_uid, format_uids, parse_uids
+
+
+def build(folder: Path, cache: Path, **options: float) -> PoolIndex:
+    return PoolIndex.build(Pool(str(folder)), cache, **options)  # type: ignore[arg-type]
+
+
+def test_every_form_of_location_finds_the_same_shards(tmp_path: Path) -> None:
+    root = write_pool(tmp_path / "pool", {"00000000": 1, "00000001": 1})
+    shards = root / "shards"
+    expected = ["00000000", "00000001"]
+    for location in (root, shards, f"{shards}/*.tar", f"{shards}/{{00000000..00000001}}.tar", f"file://{shards}"):
+        assert [shard.name for shard in Pool(str(location)).shards] == expected, location
+    both = Pool(f"{shards}/00000000.tar::{shards}/00000001.tar")
+    assert [shard.name for shard in both.shards] == expected
+
+
+@pytest.mark.parametrize("location", ["nowhere", "nowhere/*.tar", "nowhere/{0..3}.tar"])
+def test_a_missing_pool_is_said_to_be_missing(tmp_path: Path, location: str) -> None:
+    with pytest.raises(ClipsiftError, match="does not exist"):
+        Pool(str(tmp_path / location))
+
+
+def test_equal_shard_names_are_refused(tmp_path: Path) -> None:
+    for part in ("a", "b"):
+        write_pool(tmp_path / part, {"0": 1})
+    with pytest.raises(ClipsiftError, match="several shards named 0"):
+        Pool(f"{tmp_path}/a::{tmp_path}/b")
+
+
+def test_samples_are_found_and_read_back(tmp_path: Path) -> None:
+    root = write_pool(tmp_path / "pool", {"0": 3, "1": 2})
+    index = build(root, tmp_path / "cache")
+    assert [int(uid, 16) for uid in format_uids(index.uids)] == [1, 2, 3, 4, 5]
+    assert list(index.shard_rows(1)) == [3, 4]
+    fourth = pickle.loads(pickle.dumps(index)).read(3)  # noqa: S301 - our own object, as DataLoader workers get it
+    assert (fourth.shard, fourth.key, fourth.caption, fourth.image) == ("1", "10000", "picture number 4", picture(4))
+    uids = parse_uids(["3", "9", "1"])
+    assert index.find(uids).tolist() == [2, -1, 0]
+    subset = Subset(np.concatenate([uids, uids[:1]]))
+    assert index.rows_of(subset).tolist() == [0, 2, 2]
+    assert index.report.samples == 5
+    assert index.report.num_lost == 0
+
+
+def test_shards_behind_fsspec_read_alike(tmp_path: Path) -> None:
+    root = write_pool(tmp_path / "pool", {"0": 4})
+    memory = fsspec.filesystem("memory")
+    memory.put(str(root / "shards" / "0.tar"), "/bucket/0.tar")
+    remote = PoolIndex.build(Pool("memory://bucket"), tmp_path / "remote")
+    local = build(root, tmp_path / "local")
+    assert [remote.read(row) for row in range(4)] == [local.read(row) for row in range(4)]
+    assert remote.fingerprint == local.fingerprint
+
+
+def damaged_members() -> Members:
+    """Ten whole samples and one of every damage that a tar can carry."""
+    members: Members = []
+    for number in range(1, 11):
+        members += sample(f"good{number}", number)
+    members += sample("nocaption", 11, txt=None)
+    members += sample("blank", 12, txt=b" \n")
+    members += sample("noimage", 13, jpg=None)
+    members += sample("empty", 14, jpg=b"")
+    members += sample("good3", 15)  # a key that came before
+    members += sample("badjson", 16, json=b"{")
+    members += sample("baduid", 17, json=b'{"uid": "xyz"}')
+    members += sample("longuid", 18, json=b'{"uid": "' + b"a" * 33 + b'"}')
+    members += sample("sameuid", 5)  # another key, the uid of good5
+    members += sample("nouid", 19, json=b"{}")
+    members += sample("nojson", 20, json=None)
+    members += [*sample("pickled", 21), ("pickled.pkl", pickle.dumps({"a": 1})), ("pickled.pyd", b"x")]
+    members += [("pickled.pth", b"\x80\x04")]
+    return members
+
+
+def test_damage_is_skipped_and_counted_by_cause(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_tar(tmp_path / "pool" / "0.tar", damaged_members())
+    index = build(tmp_path / "pool", tmp_path / "cache")
+    assert dict(index.report.lost) == {
+        "missing_caption": 2,
+        "missing_image": 1,
+        "broken_image": 1,
+        "duplicate_key": 1,
+        "broken_json": 1,
+        "bad_uid": 2,
+        "duplicate_uid": 1,
+    }
+    assert dict(index.report.ignored) == {"pkl member": 1, "pyd member": 1, "pth member": 1}
+    assert len(index) == 13  # ten good ones, two with derived uids, the one with pickles beside it
+    assert index.report.samples == 22
+    assert derive_uid("0", "nouid") in format_uids(index.uids)
+    assert "duplicate_key: 0 good3" in caplog.text
+
+
+def test_a_truncated_tar_loses_its_tail_and_is_named(tmp_path: Path) -> None:
+    root = write_pool(tmp_path / "pool", {"0": 8, "1": 2})
+    tar = root / "shards" / "0.tar"
+    data = tar.read_bytes()
+    with tarfile.open(tar) as whole:
+        member = whole.getmember("00005.json") if "00005.json" in whole.getnames() else whole.getmembers()[17]
+    tar.write_bytes(data[: member.offset_data + 3])  # inside the sixth sample's json
+    index = build(root, tmp_path / "cache")
+    assert dict(index.report.lost) == {"truncated_tar": 1}
+    assert len(index) == 5 + 2
+    assert index.report.examples["truncated_tar"][0]["shard"] == "0"
+
+
+def test_a_tar_cut_between_members_is_noticed_too(tmp_path: Path) -> None:
+    root = write_pool(tmp_path / "pool", {"0": 8, "1": 2})
+    tar = root / "shards" / "0.tar"
+    with tarfile.open(tar) as whole:
+        cut = whole.getmembers()[12].offset
+    tar.write_bytes(tar.read_bytes()[:cut])
+    (root / "shards" / "0_stats.json").write_text('{"successes": 8}')
+    index = build(root, tmp_path / "cache")
+    assert index.report.lost["truncated_tar"] == 8 - 3  # the fourth is whole, but who would know
+    assert index.report.samples == 10
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 10240], ids=["no bytes", "no members"])
+def test_an_empty_shard_is_counted(tmp_path: Path, content: bytes) -> None:
+    root = write_pool(tmp_path / "pool", {"0": 3})
+    (root / "shards" / "1.tar").write_bytes(content)
+    index = build(root, tmp_path / "cache")
+    assert len(index) == 3
+    assert dict(index.report.lost) == {"empty_shard": 1}
+
+
+def test_too_much_damage_stops_the_run(tmp_path: Path) -> None:
+    write_tar(tmp_path / "pool" / "0.tar", damaged_members())
+    with pytest.raises(ClipsiftError, match=r"9 of 22 samples lost .*above max_loss 1.00%.*nocaption"):
+        build(tmp_path / "pool", tmp_path / "cache", max_loss=0.01)
+
+
+def test_a_build_goes_on_where_it_was_and_sees_changes(tmp_path: Path) -> None:
+    root = write_pool(tmp_path / "pool", {"0": 3, "1": 3})
+    first = build(root, tmp_path / "cache")
+    part = tmp_path / "cache" / "index" / "parts" / "0.npy"
+    before = part.stat().st_mtime_ns
+    write_tar(root / "shards" / "1.tar", sample("new", 77))
+    second = build(root, tmp_path / "cache")
+    assert part.stat().st_mtime_ns == before
+    assert (len(first), len(second)) == (6, 4)
+    assert first.fingerprint != second.fingerprint
+
+
+def test_a_shard_that_changed_or_went_after_indexing_is_named(tmp_path: Path) -> None:
+    root = write_pool(tmp_path / "pool", {"0": 3})
+    tar = root / "shards" / "0.tar"
+    index = build(root, tmp_path / "cache")
+    tar.write_bytes(tar.read_bytes() + b"\0" * 512)
+    with pytest.raises(ClipsiftError, match=r"0\.tar: has another size"):
+        index.read(0)
+    tar.unlink()
+    with pytest.raises(ClipsiftError, match=r"0\.tar: cannot be read any more"):
+        index.read(0)
+
+
+def test_long_names_and_other_image_types(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, data in sample("k" * 120, 1, jpg=None, webp=picture(1, format="WEBP")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    (tmp_path / "0.tar").write_bytes(buffer.getvalue())
+    index = build(tmp_path, tmp_path / "cache")
+    assert index.read(0).image == picture(1, format="WEBP")
+    assert index.read(0).key.startswith("kkkk")
+
+
+def test_real_pools(shared_data: Path, tmp_path: Path) -> None:
+    web = build(shared_data / "cc12m_sample", tmp_path / "a")
+    assert len(web) == 32
+    assert web.read(0).uid == derive_uid(web.read(0).shard, web.read(0).key)
+    flickr = build(shared_data / "flickr8k", tmp_path / "b")
+    assert [len(flickr.shard_rows(shard)) for shard in range(3)] == [900, 600, 300]
+    assert flickr.read(0).uid == "c8f8262750bf4add1fab3e6217a11388"

@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from pools import picture, sample, write_pool, write_tar
+
+from common.clip import LoadedCLIP, create_clip, evaluation_transform, get_tokenizer
+from common.errors import ClipsiftError
+from common.files import read_json
+from common.machine import Machine
+from selection.config import Embedding, Selection, Teacher
+from selection.features import FeatureFile, write_feature_file
+from selection.pool import Pool
+from selection.scoring import make_blocks
+from selection.select import Selector
+from selection.subset import Subset
+from selection.uids import format_uids, parse_uids
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MODEL = str(REPOSITORY / "configs/model/demo.json")
+STEPS: list[dict[str, Any]] = [
+    {"score": "s_cliploss", "keep": 0.6, "temperature": 0.07},
+    {"score": "normsim", "target": "trusted", "p": "inf", "keep": 0.4},
+]
+
+
+@pytest.fixture(scope="module")
+def clip() -> LoadedCLIP:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = create_clip(MODEL).eval()
+    return LoadedCLIP(model, evaluation_transform(model), get_tokenizer(MODEL), "tiny")
+
+
+def selector(tmp_path: Path, clip: LoadedCLIP, steps: list[dict[str, Any]] = STEPS, **changes: Any) -> Selector:
+    values: dict[str, Any] = {
+        "selection": Selection(Teacher(MODEL, "x"), None, steps, embedding=Embedding(batch_size=4, workers=0)),
+        "pool": Pool(str(tmp_path / "pool")),
+        "out": tmp_path / "run",
+        "cache": tmp_path / "run" / "cache",
+        "machine": Machine(accelerator="cpu", devices=1),
+        "teacher": lambda: clip,
+        "trusted": str(tmp_path / "trusted"),
+        "max_loss": 0.2,
+    }
+    return Selector(**values | changes)
+
+
+@pytest.fixture
+def pools(tmp_path: Path) -> Path:
+    write_pool(tmp_path / "pool", {"0": 7, "1": 5, "2": 8})
+    write_pool(tmp_path / "trusted", {"0": 3}, start=100)
+    return tmp_path
+
+
+def test_a_pool_of_tars_becomes_a_subset_with_its_history(pools: Path, clip: LoadedCLIP) -> None:
+    path = selector(pools, clip).run()
+    about = read_json(path.with_suffix(".json"))
+    assert [step["num_kept"] for step in about["steps"]] == [12, 8]
+    assert (about["num_pool"], about["num_kept"]) == (20, 8)
+    table = pq.read_table(pools / "run" / "selection" / "scores" / "1.parquet")
+    assert table.column_names == ["uid", "s_cliploss", "normsim"]
+    assert [int(uid, 16) for uid in table["uid"].to_pylist()] == [8, 9, 10, 11, 12]
+    assert table["normsim"].type == pa.float32()
+    report = read_json(pools / "run" / "selection" / "data_report.json")
+    assert (report["samples"], report["num_lost"]) == (20, 0)
+
+
+def test_a_second_start_skips_and_a_changed_one_is_refused(pools: Path, clip: LoadedCLIP) -> None:
+    path = selector(pools, clip).run()
+    before = path.stat().st_mtime_ns
+    assert selector(pools, clip).run().stat().st_mtime_ns == before
+    with pytest.raises(ClipsiftError, match="made with other settings"):
+        selector(pools, clip, [STEPS[0]]).run()
+
+
+@pytest.mark.parametrize("lost", ["subset.json", "subset.npy", "scores/1.parquet", "cache"])
+def test_what_an_interruption_left_out_is_made_again_alike(pools: Path, clip: LoadedCLIP, lost: str) -> None:
+    path = selector(pools, clip).run()
+    expected = path.read_bytes(), (pools / "run/selection/scores/1.parquet").read_bytes()
+    path.with_suffix(".json").unlink()
+    if lost == "cache":
+        shutil.rmtree(pools / "run" / "cache")
+    else:
+        (pools / "run" / "selection" / lost).unlink(missing_ok=True)
+    selector(pools, clip).run()
+    assert (path.read_bytes(), (pools / "run/selection/scores/1.parquet").read_bytes()) == expected
+
+
+def test_scores_do_not_depend_on_how_the_pool_is_cut(pools: Path, clip: LoadedCLIP, tmp_path: Path) -> None:
+    uneven = selector(pools, clip).run()
+    write_pool(tmp_path / "whole", {"all": 20})
+    one = selector(tmp_path, clip, pool=Pool(str(tmp_path / "whole")), out=tmp_path / "other", cache=tmp_path / "c")
+    assert Subset.load(one.run()) == Subset.load(uneven)
+    alone = selector(pools, clip, out=tmp_path / "alone")
+    alone.selection = replace(alone.selection, per_file=True)
+    parts = (
+        [pq.read_table(tmp_path / name / "selection/scores/1.parquet") for name in ("run", "alone")]
+        if alone.run()
+        else []
+    )
+    lower, higher = (part["s_cliploss"].to_numpy() for part in parts)
+    assert (higher > lower).all()  # a file of 5 has an easier normaliser than a pool of 20
+
+
+def test_broken_pictures_are_counted_and_left_out(tmp_path: Path, clip: LoadedCLIP) -> None:
+    write_pool(tmp_path / "trusted", {"0": 3}, start=100)
+    members = [member for number in range(1, 21) for member in sample(f"{number}", number)]
+    members += sample("half", 21, jpg=picture(21)[:300])
+    write_tar(tmp_path / "pool" / "0.tar", members)
+    path = selector(tmp_path, clip).run()
+    report = read_json(tmp_path / "run" / "selection" / "data_report.json")
+    assert report["lost"] == {"broken_image": 1}
+    assert report["samples"] == 21
+    assert report["examples"]["broken_image"][0]["key"] == "half"
+    assert read_json(path.with_suffix(".json"))["num_pool"] == 20
+    with pytest.raises(ClipsiftError, match="above max_loss"):
+        selector(tmp_path, clip, out=tmp_path / "strict", max_loss=0.01).run()
+
+
+def test_recipes_without_features_need_no_teacher(pools: Path, clip: LoadedCLIP) -> None:
+    chosen = selector(pools, clip, [{"score": "random", "keep": 0.5}], teacher=None)
+    chosen.selection = replace(chosen.selection, teacher=None)
+    assert len(Subset.load(chosen.run())) == 10
+    everything = selector(pools, clip, [], out=pools / "all", teacher=None)
+    assert len(Subset.load(everything.run())) == 20
+
+
+@pytest.mark.parametrize(
+    ("selection", "trusted", "words"),
+    [
+        (Selection(steps=STEPS), "x", "these scores need a teacher"),
+        (Selection(Teacher(MODEL, "x"), "l14", STEPS), "x", "teacher and features contradict"),
+        (Selection(Teacher(MODEL, "x"), None, STEPS), None, "target trusted needs --trusted"),
+    ],
+)
+def test_contradictory_settings_are_refused(selection: Selection, trusted: str | None, words: str) -> None:
+    with pytest.raises(ClipsiftError, match=words):
+        selection.check(trusted)
+
+
+def write_metadata(folder: Path, stem: str, first: int, count: int, dim: int = 4, **changes: Any) -> None:
+    rng = np.random.default_rng(first)
+    uids = parse_uids([f"{number:x}" for number in range(first, first + count)])
+    image, text = (rng.standard_normal((count, dim)) for _ in range(2))
+    image /= np.linalg.norm(image, axis=1, keepdims=True)
+    text /= np.linalg.norm(text, axis=1, keepdims=True)
+    for row, value in changes.get("rows", {}).items():
+        image[row] = value
+    write_feature_file(folder, "l14", stem, uids, [""] * count, image, text)
+
+
+def choose(folder: Path, **changes: Any) -> Subset:
+    chosen = Selector(
+        Selection(None, "l14", [{"score": "clip_score", "keep": 0.5}]),
+        Pool(str(folder)),
+        folder.parent / "run",
+        folder.parent / "cache",
+        machine=Machine(accelerator="cpu", devices=1),
+        **changes,
+    )
+    return Subset.load(chosen.run())
+
+
+def test_rows_without_usable_features_are_counted_and_never_kept(tmp_path: Path) -> None:
+    write_metadata(tmp_path / "m", "a", 1, 50)
+    write_metadata(tmp_path / "m", "b", 51, 50, rows={3: np.nan, 4: np.inf, 5: 0.0})
+    subset = choose(tmp_path / "m", max_loss=0.05)
+    assert len(subset) == 50
+    assert not {54, 55, 56} & {int(uid, 16) for uid in format_uids(subset.uids)}
+    report = read_json(tmp_path / "run" / "selection" / "data_report.json")
+    assert report["lost"] == {"bad_features": 3}
+    assert report["examples"]["bad_features"][0] == {"shard": "b", "key": "row 3", "detail": "not finite or all zero"}
+
+
+def damage(kind: str, folder: Path) -> None:
+    if kind == "length":
+        np.savez(folder / "a.npz", l14_img=np.ones((3, 4), np.float16), l14_txt=np.ones((3, 4), np.float16))
+    elif kind == "array":
+        np.savez(folder / "a.npz", b32_img=np.ones((9, 4), np.float16))
+    elif kind == "dtype":
+        np.savez(folder / "a.npz", l14_img=np.ones((9, 4), np.int64), l14_txt=np.ones((9, 4), np.int64))
+    elif kind == "npz":
+        (folder / "a.npz").write_bytes(b"no zip")
+    elif kind == "parquet":
+        (folder / "a.parquet").write_bytes(b"no parquet")
+    elif kind == "uid":
+        pq.write_table(pa.table({"uid": ["f" * 33] * 9}), folder / "a.parquet")
+    elif kind == "column":
+        pq.write_table(pa.table({"id": ["f"] * 9}), folder / "a.parquet")
+    elif kind == "width":
+        write_metadata(folder, "b", 20, 5, dim=3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("length", r"a\.npz: l14_img has 3 rows, its parquet 9"),
+        ("array", r"a\.npz: has no array l14_img"),
+        ("dtype", r"a\.npz: l14_img is 2-D int64"),
+        ("npz", r"a\.npz: features cannot be read"),
+        ("parquet", r"a\.parquet: is no parquet file"),
+        ("uid", r"a\.parquet: row 0: uid 'f+' is not 32 hex"),
+        ("column", r"a\.parquet: has no column uid"),
+        ("width", r"differ in width"),
+    ],
+)
+def test_damaged_metadata_is_refused_by_name(tmp_path: Path, kind: str, words: str) -> None:
+    write_metadata(tmp_path / "m", "a", 1, 9)
+    damage(kind, tmp_path / "m")
+    with pytest.raises(ClipsiftError, match=words):
+        choose(tmp_path / "m")
+    assert not (tmp_path / "run" / "selection" / "subset.npy").exists()
+
+
+def test_small_files_are_scored_together_and_large_ones_alone(tmp_path: Path) -> None:
+    for stem, count in (("a", 30), ("b", 5), ("c", 5), ("d", 25), ("e", 4)):
+        write_metadata(tmp_path, stem, 1, count)
+    files = [FeatureFile(str(tmp_path / f"{stem}.parquet"), "l14") for stem in "abcde"]
+    blocks = [[file.stem for file in block] for block in make_blocks(files, 20)]
+    assert blocks == [["a"], ["b", "c", "d", "e"]]
+    assert len(make_blocks(files, 0)) == 5
+    assert [len(block) for block in make_blocks(files, 1000)] == [5]

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import ClipsiftError
+from selection.subset import Subset
+from selection.uids import UID_DTYPE, derive_uid, format_uids, parse_uids, sort_key, sort_uids
+
+uid_numbers = st.lists(st.integers(0, 2**128 - 1), max_size=30)
+
+
+def subset_of(numbers: list[int]) -> Subset:
+    return Subset(parse_uids([f"{number:032x}" for number in numbers]))
+
+
+def numbers_in(subset: Subset) -> list[int]:
+    return [int(text, 16) for text in format_uids(subset.uids)]
+
+
+def test_uids_survive_the_round_trip_and_regain_leading_zeros() -> None:
+    texts = ["0123456789abcdef00000000000000ff", "ff", "0" * 32]
+    assert format_uids(parse_uids(texts)) == [texts[0], "ff".rjust(32, "0"), "0" * 32]
+    assert parse_uids(["00000000000000010000000000000002"])[0].tolist() == (1, 2)
+
+
+@pytest.mark.parametrize("bad", ["", "g" * 32, "a" * 33, " a", "a b", "0x1"])
+def test_what_is_no_uid_is_refused_with_its_row(bad: str) -> None:
+    with pytest.raises(ClipsiftError, match="row 1"):
+        parse_uids(["ab", bad])
+
+
+def test_reference_uids_parse_alike(golden: Path) -> None:
+    for case in json.loads((golden / "selection/golden/uid_parse.json").read_text()):
+        # Where DataComp's tools disagree (leading zeros lost), the resharder is right: it is what reads the subset.
+        expected = tuple(int(half) for half in case["resharder_and_basic_filter"])
+        assert parse_uids([case["uid"]])[0].tolist() == expected
+    pool = np.load(golden / "selection/golden/pool_uids.npy")
+    assert np.array_equal(parse_uids(format_uids(pool)), pool)
+
+
+@given(uid_numbers)
+def test_order_is_that_of_the_numbers(numbers: list[int]) -> None:
+    uids = parse_uids([f"{number:032x}" for number in numbers])
+    assert [int(text, 16) for text in format_uids(sort_uids(uids))] == sorted(numbers)
+    assert np.array_equal(np.argsort(sort_key(uids), kind="stable"), np.lexsort((uids["f1"], uids["f0"])))
+
+
+def test_a_derived_uid_depends_on_shard_and_key_only() -> None:
+    assert derive_uid("0001", "a") == derive_uid("0001", "a") != derive_uid("0002", "a")
+
+
+@given(uid_numbers, uid_numbers)
+def test_operations_are_those_of_sets(left: list[int], right: list[int]) -> None:
+    one, other = subset_of(left), subset_of(right)
+    assert numbers_in(one | other) == sorted({*left, *right})
+    assert numbers_in(one & other) == sorted({*left} & {*right})
+    assert numbers_in(one - other) == sorted({*left} - {*right})
+
+
+@given(uid_numbers, uid_numbers)
+def test_multiplicity_counts(kept: list[int], asked: list[int]) -> None:
+    uids = parse_uids([f"{number:032x}" for number in asked])
+    assert subset_of(kept).multiplicity(uids).tolist() == [kept.count(number) for number in asked]
+
+
+def test_reference_algebra(golden: Path) -> None:
+    def load(name: str) -> Subset:
+        return Subset.load(golden / f"selection/golden/sets/{name}.npy")
+
+    a, b = load("scliploss30_whole_l14"), load("datacomp_clipscore_l14_30")
+    c = load("recipe_whole_l14_scliploss30_normsiminf_imagenet20")
+    assert a | b == load("alg_union_AB")
+    assert a & b == load("alg_intersection_AB")
+    assert a - c == load("alg_difference_A_minus_C")
+    assert (a - b) | (b - a) == load("alg_symdiff_AB")
+    assert a.union(b, c) == load("alg_union_ABC")
+    for name in ("alg_union_ABC", "alg_concat_multiset_ABC", "alg_weighted_multiset"):
+        counts = np.load(golden / f"selection/golden/resharder_count_{name}.npy")
+        pool = np.load(golden / "selection/golden/pool_uids.npy")
+        assert np.array_equal(load(name).multiplicity(pool), counts)
+
+
+def test_files_round_trip_sorted_and_others_are_refused(tmp_path: Path) -> None:
+    subset = subset_of([5, 3, 2**100, 3])
+    subset.save(tmp_path / "s.npy")
+    raw = np.load(tmp_path / "s.npy", allow_pickle=False)
+    assert raw.dtype == UID_DTYPE
+    assert numbers_in(Subset(raw)) == [3, 3, 5, 2**100]
+    assert Subset.load(tmp_path / "s.npy") == subset
+    np.save(tmp_path / "wrong.npy", np.arange(3))
+    (tmp_path / "noise.npy").write_bytes(b"noise")
+    for name, words in (("wrong.npy", "int64"), ("noise.npy", "no .npy file"), ("absent.npy", "does not exist")):
+        with pytest.raises(ClipsiftError, match=words):
+            Subset.load(tmp_path / name)

@@ -1,0 +1,173 @@
+"""Two ranks: the same global batches and numbers as one, stops and goes on as one, never hangs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_golden import check_golden
+from tiny_run import FailAt, RecordingCLIP, data_options
+
+from common.machine import Machine
+from training.callbacks import REQUEUE_EXIT_CODE
+from training.data import PoolDataModule
+from training.fit import fit
+
+pytestmark = pytest.mark.slow
+
+LOG_ALL = {"log_every_n_steps": 1}
+SCRIPT = Path(__file__).with_name("two_ranks.py")
+
+
+def train_here(workspace: Path, out: Path, options: dict[str, Any] | None = None) -> RecordingCLIP:
+    module = RecordingCLIP(str(workspace / "tiny.json"))
+    data = PoolDataModule(**data_options(workspace, out))
+    fit(module, data, out, Machine("cpu", 1), checkpoint_steps=1, options=LOG_ALL | (options or {}))
+    return module
+
+
+@pytest.fixture(scope="module")
+def one(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> RecordingCLIP:
+    return train_here(workspace, tmp_path_factory.mktemp("one"))
+
+
+@pytest.fixture(scope="module")
+def out(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with what ``two_ranks.py`` wrote."""
+    folder = tmp_path_factory.mktemp("two")
+    with pytest.raises(ZeroDivisionError):
+        train_here(workspace, folder / "second_half", {"callbacks": [FailAt(4)]})
+    golden = Path(__file__).resolve().parents[3] / "shared" / "golden" / "training"
+    command = [sys.executable, str(SCRIPT), str(workspace), str(folder), *([str(golden)] if golden.is_dir() else [])]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [
+        subprocess.Popen(command, env=environment | {"LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    try:
+        errors = [process.communicate(timeout=400)[1] for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+    assert [process.returncode for process in ranks] == [0, 0], errors
+    return folder
+
+
+def records(out: Path, job: str) -> list[dict[str, Any]]:
+    return [json.loads((out / f"{job}.{rank}.json").read_text()) for rank in range(2)]
+
+
+def join(parts: list[dict[str, Any]]) -> tuple[list[Any], list[float]]:
+    """Uids of the global batches, in rank order, and their losses."""
+    uids = [first + second for first, second in zip(parts[0]["uids"], parts[1]["uids"])]
+    return uids, [sum(pair) / 2 for pair in zip(parts[0]["loss"], parts[1]["loss"])]
+
+
+def test_same_global_batches_and_losses(out: Path, one: RecordingCLIP) -> None:
+    uids, losses = join(records(out, "whole"))
+    assert uids == one.record["uids"]
+    assert losses == pytest.approx(one.record["loss"], abs=1e-5)
+    logged = (out / "whole" / "training" / "metrics.csv").read_text().splitlines()[1:]
+    assert [float(line.split(",")[2]) for line in logged] == pytest.approx(losses, abs=1e-9)
+    assert json.loads((out / "whole" / "training" / "data_report.json").read_text())["samples"] == 72
+    assert json.loads((out / "whole" / "training" / "training.json").read_text())["world_size"] == 2
+
+
+def test_one_process_goes_on_where_two_stopped(out: Path, one: RecordingCLIP, workspace: Path) -> None:
+    stopped = records(out, "first_half")
+    assert stopped[0]["error"][0] == stopped[1]["error"][0] == "ZeroDivisionError"
+    rest = train_here(workspace, out / "first_half")
+    assert join(stopped)[0] + rest.record["uids"] == one.record["uids"]
+    assert join(stopped)[1] + rest.record["loss"] == pytest.approx(one.record["loss"], abs=1e-5)
+    report = json.loads((out / "first_half" / "training" / "data_report.json").read_text())
+    assert report["samples"] == 72
+
+
+def test_two_processes_go_on_where_one_stopped(out: Path, one: RecordingCLIP) -> None:
+    uids, losses = join(records(out, "second_half"))
+    assert uids == one.record["uids"][4:]
+    assert losses == pytest.approx(one.record["loss"][4:], abs=1e-5)
+
+
+def test_a_batch_that_ranks_do_not_divide_is_refused(out: Path) -> None:
+    for part in records(out, "indivisible"):
+        assert part["error"] == ["ClipsiftError", part["error"][1]]
+        assert "2 ranks do not divide 9" in part["error"][1]
+
+
+def test_rank_0_trains_alone_among_others(out: Path, one: RecordingCLIP) -> None:
+    first, second = records(out, "alone")
+    assert first["loss"] == one.record["loss"]
+    assert second == {}
+
+
+def test_all_ranks_stop_when_too_much_is_lost(out: Path) -> None:
+    for part in records(out, "broken"):
+        assert part["error"][0] == "ClipsiftError"
+        assert "above max_loss 2.00%" in part["error"][1]
+        assert "broken_image" in part["error"][1]
+    report = json.loads((out / "broken" / "training" / "data_report.json").read_text())
+    assert report["lost"].keys() == {"broken_image"}
+    assert {example["key"] for example in report["examples"]["broken_image"]} == {"000020", "000021", "000022"}
+
+
+def test_all_ranks_stop_when_a_shard_is_gone(out: Path) -> None:
+    for part in records(out, "gone"):
+        assert part["error"][0] == "ClipsiftError"
+        assert "00000001.tar" in part["error"][1]
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_trajectory_is_open_clips(out: Path, golden: Path, accumulate: int) -> None:
+    parts = records(out, f"golden{accumulate}")
+    record = parts[0] | {"loss": join(parts)[1]}
+    weights = torch.load(out / f"golden{accumulate}.pt", weights_only=True)
+    check_golden(golden / "training", accumulate, record, weights)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_the_launcher_saves_on_all_ranks(workspace: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """torchrun hands SIGTERM to its workers' whole process groups; SIGUSR1 comes to every rank, as from SLURM."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(SCRIPT), str(workspace), str(tmp_path), "long"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    launcher = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    metrics = tmp_path / "long" / "training" / "metrics.csv"
+    try:
+        give_up = time.monotonic() + 120
+        while not metrics.is_file() or len(metrics.read_text().splitlines()) < 5:
+            assert launcher.poll() is None, launcher.communicate()[1]
+            assert time.monotonic() < give_up
+            time.sleep(0.1)
+        if number == signal.SIGTERM:
+            launcher.send_signal(number)
+        else:
+            for rank in ranks_of(launcher.pid):
+                os.kill(rank, number)
+        errors = launcher.communicate(timeout=60)[1]
+    finally:
+        launcher.kill()
+    assert launcher.returncode != 0
+    saved = torch.load(tmp_path / "long" / "training" / "last.ckpt", weights_only=True)["global_step"]
+    logged = [int(line.split(",")[0]) for line in metrics.read_text().splitlines()[1:]]
+    assert logged == list(range(1, saved + 1)), errors  # stopped right after it saved
+    assert saved < 3000
+    if number == signal.SIGUSR1:
+        assert f"exitcode  : {REQUEUE_EXIT_CODE}" in errors
+
+
+def ranks_of(launcher: int) -> list[int]:
+    """Process ids of a launcher's children."""
+    return [int(text) for text in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()]

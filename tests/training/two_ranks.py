@@ -1,0 +1,104 @@
+"""What the two-process tests run on each rank: ``python two_ranks.py WORKSPACE OUT [GOLDEN]``, or ``... OUT long``.
+
+Writes ``OUT/<job>.<rank>.json`` for each job; ``long`` is a run that waits to be stopped by a signal.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny_run import FailAt, RecordingCLIP, data_options, train_golden, write_pool
+
+from common.distributed import rank
+from common.errors import ClipsiftError
+from common.machine import Machine, launch
+from training.data import PoolDataModule
+from training.fit import fit
+
+LOG_ALL = {"log_every_n_steps": 1}
+
+
+def main(workspace: Path, out: Path, golden: Path | None) -> None:
+    torch.set_num_threads(1)
+    machine = launch(Machine(accelerator="cpu", devices=2))
+
+    def train(
+        name: str, workers: int = 0, failing: int | None = None, every: int = 1, **changes: Any
+    ) -> dict[str, Any]:
+        module = RecordingCLIP(str(workspace / "tiny.json"))
+        data = PoolDataModule(**data_options(workspace, out / name) | {"workers": workers} | changes)
+        options = LOG_ALL | ({} if failing is None else {"callbacks": [FailAt(failing)]})
+        try:
+            fit(module, data, out / name, machine, checkpoint_steps=every, options=options)
+        except (ClipsiftError, ZeroDivisionError) as error:
+            module.record["error"] = [type(error).__name__, str(error)]
+        return module.record
+
+    def alone() -> dict[str, Any]:
+        if rank() != 0:
+            return {}
+        module = RecordingCLIP(str(workspace / "tiny.json"))
+        data = PoolDataModule(**data_options(workspace, out / "alone"))
+        fit(module, data, out / "alone", machine, alone=True, options=LOG_ALL)
+        return module.record
+
+    def broken() -> dict[str, Any]:
+        if rank() == 0:
+            write_pool(out / "broken_pool", broken=(20, 21, 22))
+        torch.distributed.barrier()
+        changes = {"pool": str(out / "broken_pool"), "cache": str(out / "broken_cache")}
+        return train("broken", max_loss=0.02, **changes)
+
+    def gone() -> dict[str, Any]:
+        """A shard vanishes after the index was built."""
+        if rank() == 0:
+            write_pool(out / "gone_pool")
+        torch.distributed.barrier()
+        changes = {"pool": str(out / "gone_pool"), "cache": str(out / "gone_cache")}
+        train("gone_before", samples_seen=8, **changes)
+        data = PoolDataModule(**data_options(workspace, out / "gone") | changes)
+        data.setup("fit")
+        torch.distributed.barrier()
+        if rank() == 0:
+            (out / "gone_pool" / "00000001.tar").unlink()
+        torch.distributed.barrier()
+        module = RecordingCLIP(str(workspace / "tiny.json"))
+        try:
+            fit(module, data, out / "gone", machine)
+        except ClipsiftError as error:
+            module.record["error"] = [type(error).__name__, str(error)]
+        return module.record
+
+    if golden == Path("long"):
+        train("long", workers=1, every=10**6, samples_seen=8 * 3000)
+        return
+    jobs: dict[str, Callable[[], dict[str, Any]]] = {
+        "whole": lambda: train("whole"),
+        "first_half": lambda: train("first_half", failing=4),  # the test goes on with one process
+        "second_half": lambda: train("second_half", workers=1),  # the test has made the first with one process
+        "indivisible": lambda: train("indivisible", global_batch=9),
+        "alone": alone,
+        "broken": broken,
+        "gone": gone,
+    }
+    if golden is not None:
+        for pieces in (1, 4):
+            jobs[f"golden{pieces}"] = lambda pieces=pieces: _golden(golden, machine, pieces, out)  # type: ignore[misc]
+    for name, job in jobs.items():
+        (out / f"{name}.{rank()}.json").write_text(json.dumps(job()))
+
+
+def _golden(golden: Path, machine: Machine, pieces: int, out: Path) -> dict[str, Any]:
+    record, weights = train_golden(golden, machine, pieces)
+    if rank() == 0:
+        torch.save(weights, out / f"golden{pieces}.pt")
+    return record
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) > 3 else None)
