@@ -17,6 +17,7 @@ from common.machine import Machine
 from evaluation.tasks import select_tasks
 from selection.config import Selection
 from selection.pool import Pool
+from selection.target import TRUSTED
 from training.data import PoolDataModule
 from training.model import CLIPModule
 
@@ -133,6 +134,7 @@ def parse_run(arguments: list[str], needs_eval: bool = True) -> RunSettings:
         raise ClipsiftError(one_line(error)) from error
     trainer = {key: value for key, value in settings.trainer.as_dict().items() if value is not None}
     machine = Machine(**{key: trainer.pop(key) for key in list(trainer) if key in Machine.__dataclass_fields__})
+    model = settings.model.as_dict()
     run = RunSettings(
         cli=cli,
         name=settings.name or Path(settings.out).name,
@@ -148,8 +150,8 @@ def parse_run(arguments: list[str], needs_eval: bool = True) -> RunSettings:
         evaluation=evaluation,
         checkpoint=checkpoint,
         machine=machine,
-        data=settings.data.as_dict(),
-        model=settings.model.as_dict(),
+        data=settings.data.as_dict() | {key: settings[key] for key in ("pool", "out", "cache")} | {"model": model["model"]},
+        model=model,
         trainer=trainer,
     )
     _check(run, needs_eval)
@@ -190,8 +192,12 @@ def _check(run: RunSettings, needs_eval: bool) -> None:
         raise ClipsiftError(f"truth: {run.truth} does not exist")
     if needs_eval and (not run.eval or not Path(run.eval).is_dir()):
         raise ClipsiftError(f"eval: {run.eval} does not exist" if run.eval else "--eval is missing")
+    PoolDataModule(**run.data)  # checks its numbers
     select_tasks(run.evaluation.tasks or ["*"])
-    run.selection.check(run.trusted)
+    for step in run.selection.check(run.trusted).steps:
+        target = step.options.get("target", TRUSTED)
+        if target != TRUSTED and not Path(target).exists():
+            raise ClipsiftError(f"selection: the target {target} of {step.name} does not exist")
     register_model(run.model["model"])
     teacher = run.selection.teacher
     if teacher and not Path(teacher.model).is_dir():

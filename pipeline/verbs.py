@@ -15,7 +15,7 @@ import jsonargparse
 import torch.distributed as dist
 
 from common.clip import load_clip
-from common.distributed import barrier, rank
+from common.distributed import barrier, rank, world_size
 from common.errors import ClipsiftError
 from common.machine import Machine, launch, quiet_libraries
 from pipeline import demo, stages
@@ -24,6 +24,7 @@ from pipeline.settings import Evaluation, RunSettings, one_line, parse_run
 from selection.embed import embed
 from selection.index import PoolIndex
 from selection.pool import Pool
+from training.data import PoolDataModule
 
 
 def run_verb(verb: str, arguments: list[str]) -> int:
@@ -66,12 +67,7 @@ def _start(arguments: list[str], needs_eval: bool) -> RunSettings:
     """Settings, checked, on the processes they ask for; the resolved config saved."""
     run = parse_run(arguments, needs_eval)
     run = replace(run, machine=launch(run.machine))
-    world_size = dist.get_world_size() if dist.is_initialized() else 1
-    if run.data["global_batch"] % world_size:
-        raise ClipsiftError(
-            f"data.global_batch: {world_size} processes do not divide {run.data['global_batch']}; "
-            "take another number of devices, or another global batch (which makes it another experiment)"
-        )
+    PoolDataModule(**run.data).check_world(world_size())
     if rank() == 0:
         run.save()
     return run

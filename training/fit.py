@@ -70,7 +70,9 @@ def fit(
     trainer = _make_trainer(machine, alone, folder, datamodule.global_batch, supervisor, options or {})
     trainer.fit(module, datamodule=datamodule, ckpt_path=start, weights_only=True)
     if supervisor.interrupted:
-        raise Interrupted(trainer.global_step, datamodule.total_steps)
+        stopped = Interrupted(trainer.global_step, datamodule.total_steps)
+        logger.warning("training: %s", stopped)
+        raise stopped
     _on_rank_zero(trainer, lambda: _finish(module, datamodule, folder, supervisor, trainer.world_size))
     return folder / "model"
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 import math
 import zipfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from toy_tasks import picture, toy_clip
+from toy_tasks import FLICKR, picture, toy_clip, write_archive, write_flickr
 
 from common.errors import ClipsiftError
 from common.machine import Machine
@@ -20,29 +17,7 @@ from evaluation import TASKS, evaluate
 from evaluation.archives import ZipImages
 from evaluation.winogavil import prompt
 
-FLICKR, WINOGAVIL = TASKS["retrieval/flickr_1k_test_image_text_retrieval"], TASKS["misc/winogavil"]
-
-
-def write_archive(
-    folder: Path, table: str, rows: Sequence[Mapping[str, object]], archive: str, images: Mapping[str, bytes]
-) -> None:
-    folder.mkdir(parents=True)
-    with open(folder / table, "w", newline="") as handle:
-        writer = csv.DictWriter(handle, list(rows[0]))
-        writer.writeheader()
-        for row in rows:
-            writer.writerow(
-                {name: json.dumps(value) if isinstance(value, list) else value for name, value in row.items()}
-            )
-    with zipfile.ZipFile(folder / archive, "w") as handle:
-        for name, data in images.items():
-            handle.writestr(name, data)
-
-
-def write_flickr(data: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    images = {f"images/{colour}.jpg": picture(colour) for colour in ("red", "green", "blue", "nan")}
-    images["__MACOSX/images/._red.jpg"] = b"not an image"
-    write_archive(data / FLICKR.folder, FLICKR.options["table"], rows, FLICKR.options["images"], images)
+WINOGAVIL = TASKS["misc/winogavil"]
 
 
 def test_retrieval_by_hand(tmp_path: Path, machine: Machine) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_archives import write_flickr
-from toy_tasks import picture, sample, toy_clip, write_task
+from toy_tasks import picture, sample, toy_clip, write_flickr, write_task
 
 from common.errors import ClipsiftError
 from common.machine import Machine, launch

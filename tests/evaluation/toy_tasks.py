@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import io
+import json
 import math
 import tarfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +18,7 @@ import torch
 from PIL import Image
 
 from common.clip import LoadedCLIP
+from evaluation import TASKS
 
 COLOURS = {
     "red": (255, 0, 0),
@@ -25,6 +29,8 @@ COLOURS = {
 }
 VOCABULARY = ["", *COLOURS]
 TEMPLATES = ["a photo of {c}", "{c} colour"]
+
+FLICKR = TASKS["retrieval/flickr_1k_test_image_text_retrieval"]
 
 Parts = Mapping[str, bytes]
 
@@ -107,6 +113,28 @@ def write_task(
     for shard, (start, stop) in enumerate(pairwise(bounds)):
         write_tar(folder / "test" / f"{shard}.tar", samples[start:stop], start)
     return folder
+
+
+def write_archive(
+    folder: Path, table: str, rows: Sequence[Mapping[str, object]], archive: str, images: Mapping[str, bytes]
+) -> None:
+    folder.mkdir(parents=True)
+    with open(folder / table, "w", newline="") as handle:
+        writer = csv.DictWriter(handle, list(rows[0]))
+        writer.writeheader()
+        for row in rows:
+            writer.writerow(
+                {name: json.dumps(value) if isinstance(value, list) else value for name, value in row.items()}
+            )
+    with zipfile.ZipFile(folder / archive, "w") as handle:
+        for name, data in images.items():
+            handle.writestr(name, data)
+
+
+def write_flickr(data: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    images = {f"images/{colour}.jpg": picture(colour) for colour in ("red", "green", "blue", "nan")}
+    images["__MACOSX/images/._red.jpg"] = b"not an image"
+    write_archive(data / FLICKR.folder, FLICKR.options["table"], rows, FLICKR.options["images"], images)
 
 
 def check_metrics(ours: Mapping[str, float | None], theirs: Mapping[str, float | None]) -> None:

@@ -170,7 +170,7 @@ def test_text_from_the_web_is_made_printable() -> None:
 
 
 def test_names_and_numbers() -> None:
-    assert file_name("scores_../../etc passwd") == "scores_etc_passwd"
+    assert file_name("scores_../../etc passwd") == "scores__etc_passwd"
     assert [count(value) for value in (999, 12_800_000, 1.28e10)] == ["999", "12.8 M", "12.8 B"]
     assert [points(value) for value in (0.0123, -0.02, None)] == ["+1.2", "\N{MINUS SIGN}2.0", "\N{EN DASH}"]
 
