@@ -47,10 +47,12 @@ class ClassCounts(Metric):
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """``logits`` (n, c) float32, ``labels`` (n,) int64."""
         ranks = label_ranks(logits, labels)
-        self.samples += labels.bincount(minlength=len(self.samples))
-        self.first += labels[ranks == 0].bincount(minlength=len(self.samples))
-        self.first_five += labels[ranks < 5].bincount(minlength=len(self.samples))
-        self.predicted += logits.argmax(1).bincount(minlength=len(self.samples))
+        # index_add_ and not bincount, which would make a GPU wait for us at every batch.
+        ones = torch.ones_like(labels)
+        self.samples.index_add_(0, labels, ones)
+        self.first.index_add_(0, labels, (ranks == 0).long())
+        self.first_five.index_add_(0, labels, (ranks < 5).long())
+        self.predicted.index_add_(0, logits.argmax(1), ones)
 
     def compute(self) -> dict[str, float]:
         """``acc1``, ``acc5``; over the classes that occur as labels, ``mean_per_class_recall`` and ``macro_f1``."""
@@ -87,8 +89,8 @@ class GroupCounts(Metric):
         groups = torch.zeros_like(hits, dtype=torch.int64)
         for column in values.unbind(1):
             groups = groups * MAX_GROUPS + column
-        self.samples += groups.bincount(minlength=len(self.samples))
-        self.hits += groups[hits].bincount(minlength=len(self.samples))
+        self.samples.index_add_(0, groups, torch.ones_like(groups))
+        self.hits.index_add_(0, groups, hits.long())
 
     def compute(self) -> dict[str, tuple[int, int]]:
         """(hits, samples) by group name (``race:0_gender:1``): all combinations up to each column's largest value."""

@@ -11,8 +11,10 @@ from torch.nn.functional import normalize
 from common.clip import LoadedCLIP
 from common.distributed import gather_objects, rank, world_size
 from common.errors import ClipsiftError
+from common.progress import Progress
 
 TEXT_BATCH = 512  # prompts encoded at once
+MANY_PROMPTS = 10_000  # from here on they get a line of their own on the terminal
 
 
 class Encoder:
@@ -65,11 +67,15 @@ class Encoder:
     def _classes_here(self, names: list[str], templates: Sequence[str]) -> Tensor:
         at_once = max(1, TEXT_BATCH // len(templates))
         means = []
+        progress = Progress("class prompts", len(names) * len(templates), "prompts")
         for start in range(0, len(names), at_once):
             prompts = [
                 template.replace("{c}", name) for name in names[start : start + at_once] for template in templates
             ]
             means.append(self._texts_here(prompts).unflatten(0, (-1, len(templates))).mean(1))
+            progress.advance(len(prompts))
+        if progress.done > MANY_PROMPTS:
+            progress.close()
         return normalize(torch.cat(means), dim=-1)
 
     def _texts_here(self, texts: list[str]) -> Tensor:

@@ -93,12 +93,12 @@ class DataCompSuite(L.LightningModule):
         if self._running is None:
             return
         run, self._running = self._running, None
-        key = run.task.key
         try:
             self.store.append(run.result())
         except ClipsiftError as error:
-            self.failures[key] = str(error)
+            self.failures[run.task.key] = str(error)
             logger.warning("%s failed: %s", run.task.name, error)
+        run.close()
 
 
 class _Running:
@@ -106,6 +106,7 @@ class _Running:
 
     def __init__(self, evaluator: Evaluator) -> None:
         self.evaluator, self.task = evaluator, evaluator.task
+        self.samples: Samples
         self.failure: str | None = None
 
     def open(self) -> Samples:
@@ -120,6 +121,9 @@ class _Running:
         self.started = time.monotonic()
         self.first_bad = torch.full((), _NONE, device=encoder.device)
         self.failure = next(filter(None, gather_objects(batch.get("failure"))), None)
+        sizes = [] if self.failure else gather_objects(len(self.samples))
+        if len(set(sizes)) > 1:
+            self.failure = f"{self.task.key}: {self.evaluator.folder} is not the same on all nodes: {sizes} samples"
         if self.failure is None:
             self.progress = Progress(self.task.name, len(self.samples))
             try:
@@ -151,7 +155,7 @@ class _Running:
         main = None if self.task.main_metric is None else metrics[self.task.main_metric]
         self.progress.advance(0, **{self.task.main_metric or "main_metric": "none" if main is None else f"{main:.4f}"})
         self.progress.close()
-        return {
+        result = {
             "key": self.task.key,
             "dataset": self.task.name,
             "metrics": metrics | {"main_metric": main},
@@ -159,6 +163,11 @@ class _Running:
             "num_samples": self.evaluator.size(self.samples),
             "seconds": round(time.monotonic() - self.started, 3),
         }
+        return broadcast_object(result)  # the seconds are rank 0's
+
+    def close(self) -> None:
+        """Let go of the task's index, open files and features."""
+        vars(self).clear()
 
 
 def _first_not_finite(features: Tensor, positions: Tensor) -> Tensor:

@@ -195,9 +195,9 @@ def _check(run: RunSettings, needs_eval: bool) -> None:
     PoolDataModule(**run.data)  # checks its numbers
     select_tasks(run.evaluation.tasks or ["*"])
     for step in run.selection.check(run.trusted).steps:
-        target = step.options.get("target", TRUSTED)
-        if target != TRUSTED and not Path(target).exists():
-            raise ClipsiftError(f"selection: the target {target} of {step.name} does not exist")
+        for target in step.targets:
+            if target != TRUSTED and not Path(target).exists():
+                raise ClipsiftError(f"selection: the target {target} of {step.name} does not exist")
     register_model(run.model["model"])
     teacher = run.selection.teacher
     if teacher and not Path(teacher.model).is_dir():
@@ -215,8 +215,9 @@ def _absolute_paths(config: jsonargparse.Namespace) -> jsonargparse.Namespace:
     for key in ("union", "intersect", "subtract"):
         config.selection[key] = [_absolute(path) for path in config.selection[key]]
     for step in config.selection.steps:
-        if isinstance(step, dict) and isinstance(step.get("target"), str):
-            step["target"] = _absolute(step["target"])
+        for option in ("target", "target_text"):
+            if isinstance(step, dict) and isinstance(step.get(option), str):
+                step[option] = _absolute(step[option])
     return config
 
 

@@ -93,7 +93,6 @@ class Selection:
             )
         if self.teacher and self.teacher.train and not trusted:
             raise ClipsiftError("selection.teacher.train: needs trusted shards; give --trusted DIR")
-        targets = {step.options.get("target") for step in recipe.steps}
-        if "trusted" in targets and not trusted:
+        if not trusted and any("trusted" in step.targets for step in recipe.steps):
             raise ClipsiftError("selection: the target trusted needs --trusted DIR")
         return recipe

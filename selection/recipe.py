@@ -73,6 +73,11 @@ class Step:
         if self.ties == "datacomp" and self.keep is None:
             raise ClipsiftError(f"{where}: ties: datacomp goes with keep")
 
+    @property
+    def targets(self) -> list[str]:
+        """The target sets that the score compares with."""
+        return [self.options[option] for option in ("target", "target_text") if self.options.get(option)]
+
     def mask(self, scores: np.ndarray, uids: np.ndarray, num_pool: int) -> np.ndarray:
         """(n,) bool over the rows that are left; ``num_pool`` is what ``keep`` is a fraction of."""
         if self.threshold is not None:

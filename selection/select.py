@@ -158,7 +158,7 @@ class Selector:
                 loaded[source] = load_target(source, self.clip, name, self.cache, device, self.trusted).to(device)
             return loaded[source]
 
-        sources = sorted({step.options["target"] for step in self.recipe.steps if "target" in step.options})
+        sources = sorted({source for step in self.recipe.steps for source in step.targets})
         for source in sources:  # before the ranks part: making one is a collective
             target(source)
         prints = {source: fingerprint(loaded[source].double().sum(0).tolist()) for source in sources}

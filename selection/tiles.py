@@ -48,15 +48,31 @@ def tile_map(function: Callable[[Part], Result], parts: Sequence[Part], device: 
         num_threads = torch.get_num_threads()
         if device.type != "cpu" or num_threads == 1:
             yield from map(call, parts)
-            return
-        pool = ThreadPoolExecutor(
-            max(1, min(num_threads, len(parts))), initializer=torch.set_num_threads, initargs=(1,)
-        )
-        try:
-            yield from pool.map(call, parts)
-        finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(num_threads)  # the workers' setting is also what later threads would start from
+        elif len(parts) == 1:  # for small work a pool costs more than the work
+            with _one_thread():
+                result = call(parts[0])
+            yield result
+        else:
+            yield from _threaded_map(call, parts, num_threads)
+
+
+def _threaded_map(call: Callable[[Part], Result], parts: Sequence[Part], num_threads: int) -> Iterator[Result]:
+    pool = ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield from pool.map(call, parts)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(num_threads)  # the workers' setting is also what later threads would start from
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def product_sums(

@@ -76,6 +76,7 @@ def score_histogram(
         for cut in cuts:
             axes.axvline(cut, color=COLOURS["ink"], linewidth=1, linestyle=(0, (3, 2)), label=f"cut at {cut:.3g}")
         axes.set_xlabel(shorten(name, 40))
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter(_percent)
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.set_xlim(edges[0], edges[-1])

@@ -30,7 +30,7 @@ class Stat:
         if not present:
             return None
         spread = statistics.stdev(present) if len(present) > 1 else None
-        return cls(statistics.fmean(present), spread, len(present))
+        return cls(statistics.mean(present), spread, len(present))
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _row(name: str, runs: list[RunData], common: set[str]) -> Row:
         key: [run.tasks[key]["main_metric"] for run in runs if key in run.tasks] for run in runs for key in run.tasks
     }
     means = [
-        statistics.fmean(run.tasks[key]["main_metric"] for key in common) for run in runs if run.summary and common
+        statistics.mean(run.tasks[key]["main_metric"] for key in common) for run in runs if run.summary and common
     ]
     whole = all(summary["average"] is not None for summary in summaries)
     return Row(

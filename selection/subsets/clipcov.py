@@ -91,13 +91,8 @@ class ClipCovTerms:
         parts = tiles(len(image), ROW_TILE)
         best = list(tile_map(lambda rows: (image[rows].float() @ labels.T).max(1), parts, image.device))
         classes = torch.cat([part.indices for part in best])
-        raw = torch.empty(len(image), device=image.device)
-        for k in classes.unique():
-            rows = (classes == k).nonzero().squeeze(1)
-            of_images, of_texts = product_sums(image[rows], text[rows], _positive)
-            raw[rows] = (of_images + of_texts) / len(rows)
         terms = (
-            raw,
+            _cross_similarity(image, text, classes),
             clip_score(image, text),
             torch.cat([part.values for part in best]),
             _other_centres(image, text, classes),
@@ -138,6 +133,16 @@ def _class_sequence(
         if len(remaining):
             shared = raw_picked + terms.label[picks].sum() / 2
             scores -= (covered(remaining, picks) + shared) / len(members)
+
+
+def _cross_similarity(image: Tensor, text: Tensor, classes: Tensor) -> Tensor:
+    """(n,) mean over the row's class of C+_ij + C+_ji."""
+    members = classes.argsort(stable=True).split(classes.unique(return_counts=True)[1].tolist())
+    sums = tile_map(lambda rows: sum(product_sums(image[rows], text[rows], _positive)), members, image.device)
+    raw = torch.empty(len(image), device=image.device)
+    for rows, total in zip(members, sums):
+        raw[rows] = total / len(rows)
+    return raw
 
 
 def _positive(similarities: Tensor) -> Tensor:

@@ -35,15 +35,31 @@ def index() -> FakeIndex:
     return make_index()
 
 
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory, index: FakeIndex) -> Path:
+    """The page of a complete run."""
+    folder = tmp_path_factory.mktemp("report")
+    return build_report(make_run(folder / "run", index), index, index.write_truth(folder / "truth.parquet"), PUBLISHED)
+
+
+def without(run: Path, *patterns: str) -> Path:
+    """``run`` without some of its files (plots take most of the time)."""
+    for pattern in patterns:
+        for path in list(run.glob(pattern)):
+            path.unlink()
+    return run
+
+
+NO_PLOTS = ("training/metrics.csv", "selection/scores/*")
+
+
 def sections(page: Path) -> set[str]:
     return set(re.findall(r'<section id="(\w+)"', page.read_text()))
 
 
-def test_page_has_every_section_and_needs_nothing_else(tmp_path: Path, index: FakeIndex) -> None:
-    run = make_run(tmp_path / "run", index)
-    page = build_report(run, index, index.write_truth(tmp_path / "truth.parquet"), PUBLISHED)
+def test_page_has_every_section_and_needs_nothing_else(page: Path) -> None:
     text = page.read_text()
-    assert page == run / "report" / "index.html"
+    assert page.parts[-3:] == ("run", "report", "index.html")
     assert sections(page) == ALL_SECTIONS
     assert {source[:5] for source in re.findall(r'(?:src|href)="([^"#][^"]*)"', text)} == {"data:"}
     assert "<script" not in text
@@ -53,7 +69,7 @@ def test_page_has_every_section_and_needs_nothing_else(tmp_path: Path, index: Fa
 
 
 def test_same_run_gives_the_same_bytes(tmp_path: Path, index: FakeIndex) -> None:
-    run = make_run(tmp_path / "run", index)
+    run = without(make_run(tmp_path / "run", index), "training/metrics.csv")
     first = build_report(run, index).read_bytes()
     assert build_report(run, index).read_bytes() == first
 
@@ -83,9 +99,7 @@ def test_captions_and_names_show_as_text(tmp_path: Path, index: FakeIndex) -> No
     ],
 )
 def test_section_without_its_file_is_left_out(tmp_path: Path, index: FakeIndex, missing: str, gone: set[str]) -> None:
-    run = make_run(tmp_path / "run", index)
-    for path in list(run.glob(missing)):
-        path.unlink()
+    run = without(make_run(tmp_path / "run", index), missing)
     page = build_report(run, index, index.write_truth(tmp_path / "truth.parquet"), PUBLISHED)
     assert sections(page) == ALL_SECTIONS - gone
 
@@ -106,7 +120,7 @@ def test_without_an_index_there_are_no_pictures(tmp_path: Path, index: FakeIndex
 
 
 def test_pictures_of_another_pool_or_broken_ones_are_left_out(tmp_path: Path, index: FakeIndex) -> None:
-    run = make_run(tmp_path / "run", index)
+    run = without(make_run(tmp_path / "run", index), "training/metrics.csv", "evaluation/*")
     assert {"pictures", "captions"} & sections(build_report(run, make_index(seed=1))) == set()
     broken = FakeIndex(index.uids, [type(s)(s.uid, s.shard, s.key, b"no image", s.caption) for s in index.samples], [])
     page = build_report(run, broken)
@@ -115,7 +129,7 @@ def test_pictures_of_another_pool_or_broken_ones_are_left_out(tmp_path: Path, in
 
 
 def test_average_is_shown_only_over_all_tasks(tmp_path: Path, index: FakeIndex) -> None:
-    run = make_run(tmp_path / "run", index)
+    run = without(make_run(tmp_path / "run", index), *NO_PLOTS)
     text = build_report(run).read_text()
     assert f"{len(TASKS)}/{NUM_TASKS}" in text
     assert "no average: tasks are missing" in text
@@ -129,32 +143,29 @@ def test_average_is_shown_only_over_all_tasks(tmp_path: Path, index: FakeIndex) 
 
 
 def test_published_numbers_say_what_they_are(tmp_path: Path, index: FakeIndex) -> None:
-    text = build_report(make_run(tmp_path / "run", index), published=PUBLISHED).read_text()
+    run = without(make_run(tmp_path / "run", index), *NO_PLOTS)
+    text = build_report(run, published=PUBLISHED).read_text()
     assert "Source: a paper." in text
     assert "<strong>recalled</strong>" in text
     assert "+1.0" in text  # 30.0 % against 29.0 %
 
 
-def test_plots_are_saved_as_png(tmp_path: Path, index: FakeIndex) -> None:
-    run = make_run(tmp_path / "run", index)
-    text = build_report(run, truth=index.write_truth(tmp_path / "truth.parquet")).read_text()
-    plots = sorted(path.stem for path in (run / "report").glob("*.png"))
-    assert len(plots) == text.count('<svg class="plot"')
+def test_plots_are_saved_as_png(page: Path) -> None:
+    plots = {path.stem: Image.open(path).size for path in page.parent.glob("*.png")}
+    assert len(plots) == page.read_text().count('<svg class="plot"')
     assert {"kinds", "scores_score_0", "scores_score_1", "tasks_Main_metric", "training_loss"} <= set(plots)
-    for path in (run / "report").glob("*.png"):
-        assert min(Image.open(path).size) > 100
+    assert min(min(size) for size in plots.values()) > 100
 
 
-def test_plots_take_the_colours_of_the_page(tmp_path: Path, index: FakeIndex) -> None:
-    text = build_report(make_run(tmp_path / "run", index)).read_text()
-    plots = re.findall(r'<svg class="plot".*?</svg>', text, re.DOTALL)
+def test_plots_take_the_colours_of_the_page(page: Path) -> None:
+    plots = re.findall(r'<svg class="plot".*?</svg>', page.read_text(), re.DOTALL)
     assert plots
     assert all("var(--" in plot and "<style" not in plot for plot in plots)
     assert not any(re.search(r"(?:fill|stroke): #", plot) for plot in plots)
 
 
 def test_files_that_do_not_belong_together_are_told(tmp_path: Path, index: FakeIndex) -> None:
-    run = make_run(tmp_path / "run", index)
+    run = without(make_run(tmp_path / "run", index), *NO_PLOTS)
     assert 'class="warning"' not in build_report(run).read_text()
     Subset(index.uids[:7]).save(run / "selection" / "subset.npy")
     assert "trained on another subset" in build_report(run).read_text()
@@ -164,7 +175,7 @@ def test_files_that_do_not_belong_together_are_told(tmp_path: Path, index: FakeI
 
 
 def test_set_operations_are_steps_of_the_funnel(tmp_path: Path, index: FakeIndex) -> None:
-    run = make_run(tmp_path / "run", index)
+    run = without(make_run(tmp_path / "run", index), *NO_PLOTS)
     about = json.loads((run / "selection" / "subset.json").read_text())
     about["operations"] = [{"operation": "union", "file": "/data/dfn.npy", "size": 900, "num_kept": 900}]
     (run / "selection" / "subset.json").write_text(json.dumps(about))
@@ -179,7 +190,7 @@ def test_column_without_spread(tmp_path: Path, index: FakeIndex, scores: float) 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    run = make_run(tmp_path / "run", index)
+    run = without(make_run(tmp_path / "run", index), "training/metrics.csv", "evaluation/*")
     for path in (run / "selection" / "scores").glob("*.parquet"):
         table = pq.read_table(path)
         column = pa.array(np.full(table.num_rows, scores, np.float32))
