@@ -15,7 +15,7 @@ demo: setup ## run the whole pipeline on pictures it makes itself (ARGS="--seeds
 	$(BIN)/clipsift demo $(ARGS)
 
 test: setup ## run the tests, the slow ones excepted
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest $(ARGS)
 
 slow: setup ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)

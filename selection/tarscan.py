@@ -121,8 +121,11 @@ class _Groups:
                     if member.isfile():
                         yield member
                     tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
-                if position and tar.offset >= self.size:  # a whole tar ends with blocks of zeros
-                    raise tarfile.ReadError("no end-of-archive mark")
+                # A whole tar ends with blocks of zeros; tarfile takes anything else that is no header for the end.
+                self.handle.seek(tar.offset)
+                if self.handle.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    position = tar.offset
+                    raise tarfile.ReadError("neither a header nor the end-of-archive mark")
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:
             if self.size:
                 self.truncated = f"at offset {position}: {error}"

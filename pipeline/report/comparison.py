@@ -88,7 +88,8 @@ def _sentence(rows: Sequence[Row]) -> str:
     """What came out, in words that the numbers bear."""
     scored = [row for row in rows if row.mean is not None]
     if not scored:
-        return "No run has been evaluated yet."
+        evaluated = any(row.tasks for row in rows)
+        return "The runs have no task in common." if evaluated else "No run has been evaluated yet."
     best = max(scored, key=lambda row: row.mean.mean if row.mean else 0.0)
     assert best.mean is not None
     text = f"{best.recipe} is best: {percent(best.mean.mean)} over {best.num_tasks} tasks"

@@ -29,14 +29,15 @@ class Truth:
         uids, kinds = parse_uids(table["uid"].to_pylist()), table["kind"].to_numpy()
         order = np.argsort(sort_key(uids))
         self.uids, self._kinds = uids[order], kinds[order]
+        self._keys = sort_key(self.uids)
         names, counts = np.unique(self._kinds.astype(str), return_counts=True)
         self.counts: dict[str, int] = {str(names[i]): int(counts[i]) for i in np.argsort(-counts, kind="stable")}
 
     def kinds_of(self, uids: np.ndarray) -> list[str | None]:
         """The kind of each of ``uids`` ((n,), any order), None where it is not known."""
-        keys, wanted = sort_key(self.uids), sort_key(uids)
-        at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-        return [str(self._kinds[i]) if found else None for i, found in zip(at, keys[at] == wanted)]
+        wanted = sort_key(uids)
+        at = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
+        return [str(self._kinds[i]) if found else None for i, found in zip(at, self._keys[at] == wanted)]
 
     def shares(self, run: RunData) -> dict[str, float]:
         """Share of each kind that the run kept, in [0, 1]; kinds in order of their number.

@@ -113,9 +113,7 @@ def _row(name: str, runs: list[RunData], common: set[str]) -> Row:
     tasks = {
         key: [run.tasks[key]["main_metric"] for run in runs if key in run.tasks] for run in runs for key in run.tasks
     }
-    means = [
-        statistics.mean(run.tasks[key]["main_metric"] for key in common) for run in runs if run.summary and common
-    ]
+    means = [statistics.mean(run.tasks[key]["main_metric"] for key in common) for run in runs if run.summary and common]
     whole = all(summary["average"] is not None for summary in summaries)
     return Row(
         recipe=name,

@@ -52,9 +52,14 @@ def clipcov(image: Tensor, text: Tensor, class_text: Tensor, size: int, block: i
 
     def covered(members: np.ndarray, picks: np.ndarray) -> np.ndarray:
         rows, new = torch.from_numpy(members).to(image.device), torch.from_numpy(picks).to(image.device)
-        by_image, _ = product_sums(image[rows], text[new], _positive)
-        by_text, _ = product_sums(text[rows], image[new], _positive)
-        return (by_image + by_text).cpu().double().numpy()
+
+        def strip(part: slice) -> Tensor:
+            by_image = image[rows[part]].float() @ text[new].float().T
+            by_text = text[rows[part]].float() @ image[new].float().T
+            return _positive(by_image).sum(1) + _positive(by_text).sum(1)
+
+        parts = tile_map(strip, tiles(len(rows), ROW_TILE), image.device)
+        return torch.cat(list(parts)).cpu().double().numpy()
 
     return torch.from_numpy(greedy(terms, covered, size, block))
 

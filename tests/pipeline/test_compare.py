@@ -214,3 +214,12 @@ def test_page_of_runs_that_only_selected(tmp_path: Path, index: FakeIndex) -> No
     text = build_comparison_page([run], tmp_path / "page").read_text()
     assert "No run has been evaluated yet." in text
     assert re.findall(r'<section id="(\w+)"', text) == ["runs"]
+
+
+def test_page_of_runs_without_a_common_task(tmp_path: Path, index: FakeIndex) -> None:
+    runs = [
+        make_run(tmp_path / str(place), index, name=str(place), tasks=TASKS[place : place + 1]) for place in range(2)
+    ]
+    text = build_comparison_page(runs, tmp_path / "page").read_text()
+    assert "The runs have no task in common." in text
+    assert "mean of" not in text

@@ -134,6 +134,19 @@ def test_a_tar_cut_between_members_is_noticed_too(tmp_path: Path) -> None:
     assert index.report.samples == 10
 
 
+def test_a_garbled_header_ends_the_tar_loudly(tmp_path: Path) -> None:
+    root = write_pool(tmp_path / "pool", {"0": 8, "1": 2})
+    tar = root / "shards" / "0.tar"
+    with tarfile.open(tar) as whole:
+        header = whole.getmembers()[12].offset
+    data = bytearray(tar.read_bytes())
+    data[header : header + 512] = b"x" * 512
+    tar.write_bytes(data)
+    index = build(root, tmp_path / "cache")
+    assert dict(index.report.lost) == {"truncated_tar": 1}
+    assert len(index) == 3 + 2  # the fourth sample came last before the damage
+
+
 @pytest.mark.parametrize("content", [b"", b"\0" * 10240], ids=["no bytes", "no members"])
 def test_an_empty_shard_is_counted(tmp_path: Path, content: bytes) -> None:
     root = write_pool(tmp_path / "pool", {"0": 3})
