@@ -68,20 +68,9 @@ def dots(
             at, values = np.array(marks, float).T
             axes.vlines(values, at - 0.42, at + 0.42, color=COLOURS["muted"], linewidth=1, label="chance")
         for place, (recipe, stats) in enumerate(series.items()):
-            rows = [row for row, key in enumerate(keys) if key in stats]
-            shown = [stats[keys[row]] for row in rows]
             offset = (place - (len(series) - 1) / 2) * 0.62 / len(series)
-            axes.errorbar(
-                [stat.mean for stat in shown],
-                [row + offset for row in rows],
-                xerr=[stat.spread or 0 for stat in shown],
-                fmt=MARKERS[place % len(MARKERS)],
-                markersize=3.6,
-                linewidth=1,
-                color=colour(place),
-                clip_on=False,
-                label=shorten(recipe, 24),
-            )
+            shown = [(row + offset, stats[key]) for row, key in enumerate(keys) if key in stats]
+            _whiskers(axes, place, recipe, shown)
         axes.hlines(
             np.arange(1, len(keys)) - 0.5, 0, 1, transform=axes.get_yaxis_transform(), color=COLOURS["rule"], lw=0.5
         )
@@ -92,6 +81,20 @@ def dots(
     num_entries = len(series) + any(tick is not None for tick in ticks.values())
     height = 0.4 + _LEGEND_ROW * -(-num_entries // 2) + len(keys) * (_DOT_HEIGHT * len(series) + 0.09)
     return draw(name, title, paint, size=(PANEL[0], height))
+
+
+def _whiskers(axes: Axes, place: int, recipe: str, shown: Sequence[tuple[float, Stat]]) -> None:
+    axes.errorbar(
+        [stat.mean for _, stat in shown],
+        [row for row, _ in shown],
+        xerr=[stat.spread or 0 for _, stat in shown],
+        fmt=MARKERS[place % len(MARKERS)],
+        markersize=3.6,
+        linewidth=1,
+        color=colour(place),
+        clip_on=False,
+        label=shorten(recipe, 24),
+    )
 
 
 def _highest(series: Mapping[str, Mapping[str, Stat]], ticks: Mapping[str, float | None]) -> float:

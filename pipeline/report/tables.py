@@ -47,12 +47,12 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     complete = all(row.average for row in rows)  # then the mean is the same number
     found = [
         Column("kept %", lambda row: row.kept),
-        Column("samples seen", lambda row: row.samples_seen, factor=1, digits=0),
         Column(IMAGENET, lambda row: row.imagenet),
         *(Column(group, lambda row, group=group: row.groups.get(group)) for group in groups),  # type: ignore[misc]
         Column(f"mean of {rows[0].num_tasks} tasks", lambda row: None if complete else row.mean),
         Column("average of 38", lambda row: row.average),
         Column(f"vs {rows[0].recipe}", lambda row: row.difference, signed=True),
+        Column("samples seen", lambda row: row.samples_seen, factor=1, digits=0),
     ]
     return [column for column in found if any(column.value(row) for row in rows)]
 

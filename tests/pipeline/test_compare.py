@@ -152,12 +152,13 @@ def test_text_formats(runs: list[Path]) -> None:
     rows = compare(runs)
     mean, spread = 100 * np.mean(BEST), 100 * np.std(BEST, ddof=1)
     markdown = format_comparison(rows, "markdown").splitlines()
-    assert markdown[2].startswith("| no\\|filter | 3 | 100.0 | 7,680 |")
+    assert markdown[2].startswith("| no\\|filter | 3 | 100.0 | 21.3 ± 1.5 |")
     assert f"| {mean:.1f} ± {spread:.1f} |" in markdown[3]
     assert len({line.replace("\\|", "").count("|") for line in markdown}) == 1
     latex = format_comparison(rows, "latex")
     assert f"${mean:.1f} \\pm {spread:.1f}$" in latex
-    assert r"two\_steps & 3 & $20.0$ & $7{,}680$" in latex
+    assert r"two\_steps & 3 & $20.0$ & $32.0 \pm 2.6$" in latex
+    assert r"$7{,}680$ \\" in latex
     assert latex.count(r" \\") == 4
     table = format_comparison(rows, "table").splitlines()
     assert f"{mean:.1f} ± {spread:.1f}" in table[3]

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import functools
 import json
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from bundle import Bundle
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import ClipsiftError
 from selection.scores.normsim import normsim
-from selection.scores.s_cliploss import s_cliploss
+from selection.scores.s_cliploss import s_cliploss, s_cliploss_over
 from selection.top import keep_datacomp, keep_threshold, keep_top, num_to_keep
 
 UID = np.dtype("u8,u8")
@@ -45,32 +48,62 @@ def test_golden_exact_count(bundle: Bundle, arch: str, percent: int) -> None:
     assert np.array_equal(kept, np.sort(np.concatenate([must, may[: count - len(must)]])))  # the smallest uids
 
 
-@pytest.mark.parametrize("arch", ["l14", "b32"])
-def test_golden_top_by_s_cliploss_and_normsim(bundle: Bundle, arch: str) -> None:
+@functools.cache
+def scores_of(bundle: Bundle, mode: str, arch: str) -> np.ndarray:
+    """s-CLIPLoss over the whole pool, per file, or per file in the stored batches of 256."""
     image, text = bundle.features(f"{arch}_img"), bundle.features(f"{arch}_txt")
-    scores = s_cliploss(image, text, bundle.temperature[arch], None).numpy()
+    if mode == "whole":
+        return s_cliploss(image, text, bundle.temperature[arch], None).numpy()
+    parts = []
+    for number, rows in enumerate(bundle.file_rows):
+        partitions: list[list[Any]] = [[slice(None)]]
+        if mode == "batched":
+            orders = torch.from_numpy(bundle.array(f"golden/scliploss/batched/perms_file{number}.npy")).long()
+            partitions = [list(order.split(256)) for order in orders]
+        parts.append(s_cliploss_over(image[rows], text[rows], bundle.temperature[arch], partitions).numpy())
+    return np.concatenate(parts)
+
+
+@pytest.mark.parametrize("mode_arch", ["whole_l14", "whole_b32", "per_file_l14", "batched_l14"])
+def test_golden_top_by_s_cliploss(bundle: Bundle, mode_arch: str) -> None:
+    scores = scores_of(bundle, *mode_arch.rsplit("_", 1))
     kept = keep_top(scores, bundle.uids, num_to_keep(len(scores), 0.3))
-    assert np.array_equal(bundle.selected(kept), bundle.array(f"golden/sets/scliploss30_whole_{arch}.npy"))
-    if arch == "l14":
-        similar = normsim(image, bundle.target("imagenet_l14"), float("inf")).numpy()
-        top = keep_top(similar, bundle.uids, num_to_keep(len(scores), 0.2))
-        assert np.array_equal(bundle.selected(top), bundle.array("golden/sets/normsiminf_imagenet_l14_top20.npy"))
+    assert np.array_equal(bundle.selected(kept), bundle.array(f"golden/sets/scliploss30_{mode_arch}.npy"))
+
+
+def test_golden_top_by_normsim(bundle: Bundle) -> None:
+    scores = normsim(bundle.features("l14_img"), bundle.target("imagenet_l14"), float("inf")).numpy()
+    kept = keep_top(scores, bundle.uids, num_to_keep(len(scores), 0.2))
+    assert np.array_equal(bundle.selected(kept), bundle.array("golden/sets/normsiminf_imagenet_l14_top20.npy"))
 
 
 @pytest.mark.parametrize(
-    ("name", "target", "p"),
+    ("mode", "p", "target"),
     [
-        ("normsim2_imagenet20", "imagenet_l14", 2),
-        ("normsiminf_imagenet20", "imagenet_l14", float("inf")),
-        ("normsiminf_downstream20", "downstream_l14", float("inf")),
+        ("whole", 2, "imagenet"),
+        ("whole", float("inf"), "imagenet"),
+        ("whole", float("inf"), "downstream"),
+        ("per_file", float("inf"), "imagenet"),
+        ("batched", float("inf"), "imagenet"),
     ],
 )
-def test_golden_sequential_recipe(bundle: Bundle, name: str, target: str, p: float) -> None:
-    image, text = bundle.features("l14_img"), bundle.features("l14_txt")
-    first = np.flatnonzero(keep_top(s_cliploss(image, text, 0.01, None).numpy(), bundle.uids, 903))
-    second = normsim(image[first], bundle.target(target), p).numpy()
-    kept = first[keep_top(second, bundle.uids[first], 602)]
-    assert np.array_equal(bundle.selected(kept), bundle.array(f"golden/sets/recipe_whole_l14_scliploss30_{name}.npy"))
+def test_golden_sequential_recipe(bundle: Bundle, mode: str, p: float, target: str) -> None:
+    first = np.flatnonzero(keep_top(scores_of(bundle, mode, "l14"), bundle.uids, 903))
+    similar = normsim(bundle.features("l14_img")[first], bundle.target(f"{target}_l14"), p).numpy()
+    kept = first[keep_top(similar, bundle.uids[first], 602)]
+    expected = bundle.array(f"golden/sets/recipe_{mode}_l14_scliploss30_normsim{p}_{target}20.npy")
+    assert np.array_equal(bundle.selected(kept), expected)
+
+
+def test_golden_inside_a_given_subset(bundle: Bundle) -> None:
+    """Scores of the whole pool, fractions of the given rows."""
+    given_rows = np.flatnonzero(np.isin(bundle.uids, bundle.array("golden/sets/given_subset.npy")))
+    scores = scores_of(bundle, "whole", "l14")[given_rows]
+    first = given_rows[keep_top(scores, bundle.uids[given_rows], num_to_keep(len(given_rows), 0.9))]
+    similar = normsim(bundle.features("l14_img"), bundle.target("downstream_l14"), float("inf")).numpy()[first]
+    kept = first[keep_top(similar, bundle.uids[first], num_to_keep(len(given_rows), 0.8))]
+    expected = bundle.array("golden/sets/recipe_given_subset_scliploss90_normsiminf_downstream80.npy")
+    assert np.array_equal(bundle.selected(kept), expected)
 
 
 def test_golden_truncation(bundle: Bundle) -> None:
