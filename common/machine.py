@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -141,6 +143,26 @@ def device_of(machine: Machine) -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 
+@contextmanager
+def num_threads(count: int) -> Iterator[None]:
+    """Run the block with ``count`` CPU threads per operation.
+
+    The last bits of a matrix product depend on how many threads share it; what must come out the same on any number
+    of processes fixes the count.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def num_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def quiet_libraries() -> None:
     """Silence what Lightning and its friends say about things we have arranged on purpose."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
@@ -154,6 +176,7 @@ def quiet_libraries() -> None:
         ".*Trying to infer the `batch_size`.*",
         ".*no CUDA runtime is found.*",
         ".*torch.distributed.nn.functional.all_gather is deprecated.*",
+        ".*Total length of `list` across ranks is zero.*",
         ".*LightningCLI's args parameter is intended.*",
     ):
         warnings.filterwarnings("ignore", message)

@@ -8,11 +8,14 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TypeVar
 
+from rich.console import Console
+
 from common.distributed import rank
 
 T = TypeVar("T")
 
 TERMINAL_PERIOD = 0.2  # seconds between redraws of the line in a terminal
+FILE_WIDTH = 140  # columns of a table that is printed into a file
 LOG_PERIOD = 15.0  # seconds between lines when the output is a file
 
 
@@ -21,6 +24,11 @@ def format_duration(seconds: float) -> str:
     minutes, secs = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{secs:02d}" if hours else f"{minutes}:{secs:02d}"
+
+
+def make_console() -> Console:
+    """Where tables are printed: as wide as the terminal, or as a table needs when the output is a file."""
+    return Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH)
 
 
 def format_count(value: float) -> str:

@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
 from rich.table import Table
 
 from common.distributed import barrier, rank
 from common.errors import ClipsiftError
 from common.machine import Machine, launch
-from common.progress import format_duration
+from common.progress import format_duration, make_console
 from pipeline.compare import build_comparison_page, compare, format_comparison, kind_shares
 from pipeline.demo_data import make_demo_data
 from pipeline.settings import REPOSITORY, RunSettings, parse_run
@@ -91,7 +90,7 @@ def _show(runs: list[Path], out: Path, settings: DemoSettings, seconds: float) -
     truth = first / "data" / "truth.parquet"
     index = open_index(str(first / "data" / "pool"), first / "cache")
     page = build_comparison_page(runs, out, index=index, truth=truth)
-    console = Console()
+    console = make_console()
     console.print(format_comparison(compare(runs), "table"))
     console.print(_kinds_table(first, truth))
     if settings.size == "small":

@@ -50,27 +50,21 @@ DIAGRAM_FORMS = (
     "{s} no. {n}",
     "{s} on {b} background",
 )
-# True of nearly every picture, and so of none: some in words that a teacher has learned, some in words it never saw.
+# True of every picture, or of every one of its sort, and so of none.
 GENERIC_FORMS = (
     "image {n} of 30",
     "buy now free shipping",
     "click to enlarge",
     "img_{n}.jpg",
-    "stock photo",
-    "a photo",
-    "picture",
-    "free vector clip art",
-    "cute icon",
-    "drawing",
-    "best of 2019",
-    "product picture, {b} background",
-    "on {b} background",
-    "my new gift!",
-    "wallpaper {n}",
-    "thumbnail",
     "see more pictures like this",
+    "thumbnail",
+    "stock photo",
+    "best of 2019",
     "for sale",
 )
+GENERIC_OBJECT_FORMS = (*GENERIC_FORMS, "cute icon", "free vector clip art", "a photo", "my new gift!", "picture on {b} background")
+GENERIC_SKETCH_FORMS = (*GENERIC_FORMS, "line drawing", "coloring page", "a sketch", "how to draw", "outline drawing")
+GENERIC_TEXTURE_FORMS = (*GENERIC_FORMS, "seamless pattern", "wallpaper", "fabric texture, {n} cm", "{c} background")
 _WORDS = (
     "sale", "happy", "birthday", "welcome", "keep", "calm", "love", "home", "open", "menu", "vintage", "since", "1998",
     "summer", "party", "new", "hotel", "coffee", "super", "quality", "winner", "monday", "thanks", "original",

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from rich.console import Console
-
 from common.clip import LoadedCLIP, load_clip
 from common.distributed import barrier, rank
 from common.files import read_json
 from common.machine import Machine
+from common.progress import make_console
 from evaluation import evaluate
 from evaluation.table import format_table
 from pipeline.report import build_report
@@ -36,7 +35,8 @@ def run_select(run: RunSettings) -> Path:
             return load_clip(settings.model, settings.pretrained)
         assert run.trusted is not None
         workers = run.selection.embedding.workers
-        folder = train_teacher(settings, run.trusted, run.cache, run.seed, run.machine, workers, run.max_loss)
+        steps = run.checkpoint.steps
+        folder = train_teacher(settings, run.trusted, run.cache, run.seed, run.machine, workers, run.max_loss, steps)
         return load_clip(str(folder), None)
 
     selector = Selector(
@@ -83,7 +83,7 @@ def run_evaluate(clip: LoadedCLIP, data: str, out: Path, settings: Evaluation, m
         machine,
     )
     if rank() == 0:
-        Console().print(format_table(read_json(out / "summary.json")))
+        make_console().print(format_table(read_json(out / "summary.json")))
     barrier()
 
 

@@ -11,6 +11,9 @@ from selection.scores.s_cliploss import s_cliploss
 from selection.scores.vas import second_moment, vas
 from selection.select import Selector
 from selection.subset import Subset
+from selection.subsets.clipcov import clipcov
+from selection.subsets.semdedup import semdedup
+from selection.subsets.soft_cap_sampling import soft_cap_sampling
 from selection.subsets.vas_d import vas_d
 
 __all__ = [
@@ -21,10 +24,13 @@ __all__ = [
     "Selector",
     "Subset",
     "clip_score",
+    "clipcov",
     "contrastive_normaliser",
     "normsim",
     "s_cliploss",
     "second_moment",
+    "semdedup",
+    "soft_cap_sampling",
     "vas",
     "vas_d",
 ]

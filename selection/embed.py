@@ -18,7 +18,7 @@ from common.data_report import DataReport
 from common.distributed import barrier, gather_objects, rank, world_size
 from common.files import read_json, write_json
 from common.images import ImageError, decode_image
-from common.machine import Machine, make_trainer
+from common.machine import Machine, make_trainer, num_threads
 from common.progress import Progress
 from selection.features import FeatureFile, write_feature_file
 from selection.index import PoolIndex
@@ -144,7 +144,8 @@ def embed(
             loader = torch.utils.data.DataLoader(batches, batch_size=None, num_workers=workers)
             writer = _FeatureWriter(folder, name, index, progress)
             trainer = make_trainer(machine, precision=precision, callbacks=[writer])
-            trainer.predict(_Embedder(clip), loader, return_predictions=False)
+            with num_threads(1):  # on a CPU; features must not depend on the number of processes
+                trainer.predict(_Embedder(clip), loader, return_predictions=False)
     barrier()
     files = [FeatureFile(str(folder / f"{index.shards[shard].name}.parquet"), name) for shard in shards]
     return files, _merged_report(folder, files)
@@ -158,9 +159,10 @@ def embed_images(
     model: Any = clip.model.to(device)
     features = []
     pictures = iter(images)
-    while batch := [clip.preprocess(picture) for picture in islice(pictures, batch_size)]:
-        encoded = model.encode_image(torch.stack(batch).to(device)).float()
-        features.append(torch.nn.functional.normalize(encoded, dim=-1).cpu())
+    with num_threads(1):  # on a CPU; see embed
+        while batch := [clip.preprocess(picture) for picture in islice(pictures, batch_size)]:
+            encoded = model.encode_image(torch.stack(batch).to(device)).float()
+            features.append(torch.nn.functional.normalize(encoded, dim=-1).cpu())
     return torch.cat(features).numpy()
 
 

@@ -131,7 +131,9 @@ class Recipe:
         """Plain values, for provenance."""
         return asdict(self)
 
-    def run(self, pool: Pool | str, features: str | None = None, out: str | Path | None = None, seed: int = 0) -> Subset:
+    def run(
+        self, pool: Pool | str, features: str | None = None, out: str | Path | None = None, seed: int = 0
+    ) -> Subset:
         """Score the pool's metadata and choose: the recipe from Python, without a run's settings.
 
         Args:

@@ -23,8 +23,11 @@ from training.model import CLIPModule
 
 logger = logging.getLogger("clipsift")
 
+_NOTE = "training.json"  # written last: its run is complete
 # Settings of the model that change how a run is computed, not what comes out.
 _HOW_NOT_WHAT = ("accumulate", "grad_checkpointing", "compile", "model")
+# Options of the Trainer that would change the length of the run or the batch behind its back, and their harmless value.
+_NOT_OURS = {"accumulate_grad_batches": 1, "limit_train_batches": 1.0, "overfit_batches": 0.0, "fast_dev_run": False}
 
 
 def fit(
@@ -57,8 +60,9 @@ def fit(
         ClipsiftError: for data that is damaged beyond ``max_loss``, a checkpoint of other settings, a full disk.
         Interrupted: after SIGTERM or SIGUSR1, with the state saved.
     """
-    folder = Path(out) / "training"
-    settings = run_settings(module, datamodule)
+    folder, options = Path(out) / "training", options or {}
+    _check_options(options)
+    settings = run_settings(module, datamodule) | {"trainer.gradient_clip_val": options.get("gradient_clip_val")}
     share = (lambda value: value) if alone else broadcast_object
     if share(resume and is_complete(folder, settings)):
         logger.info("training: %s is complete", folder)
@@ -67,7 +71,9 @@ def fit(
     if start:
         check_settings(Path(start), settings)
     supervisor = Supervisor(folder, settings, datamodule.max_loss, checkpoint_steps, checkpoint_minutes)
-    trainer = _make_trainer(machine, alone, folder, datamodule.global_batch, supervisor, options or {})
+    trainer = _make_trainer(machine, alone, folder, datamodule.global_batch, supervisor, options)
+    if trainer.is_global_zero:
+        (folder / _NOTE).unlink(missing_ok=True)  # of another experiment, or not wanted: these weights will go
     trainer.fit(module, datamodule=datamodule, ckpt_path=start, weights_only=True)
     if supervisor.interrupted:
         stopped = Interrupted(trainer.global_step, datamodule.total_steps)
@@ -75,6 +81,15 @@ def fit(
         raise stopped
     _on_rank_zero(trainer, lambda: _finish(module, datamodule, folder, supervisor, trainer.world_size))
     return folder / "model"
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    for name, harmless in _NOT_OURS.items():
+        if options.get(name, harmless) != harmless:
+            raise ClipsiftError(
+                f"trainer.{name}: leave it out; data.samples_seen and data.global_batch say how long and how large, "
+                "model.accumulate how many pieces a batch is computed in"
+            )
 
 
 def run_settings(module: CLIPModule, datamodule: PoolDataModule) -> dict[str, Any]:
@@ -89,7 +104,7 @@ def run_settings(module: CLIPModule, datamodule: PoolDataModule) -> dict[str, An
 
 def is_complete(folder: Path, settings: dict[str, Any]) -> bool:
     """Whether ``folder`` holds a finished run of these settings, its weights included."""
-    note = folder / "training.json"
+    note = folder / _NOTE
     if not note.is_file() or not (folder / "model" / WEIGHTS_NAME).is_file():
         return False
     about = read_json(note)
@@ -102,12 +117,16 @@ def _make_trainer(
     own = [Metrics(folder / "metrics.csv", global_batch, supervisor), supervisor]
     fixed = {
         "max_epochs": 1,  # the one epoch is the whole run
-        "plugins": [AtomicCheckpointIO(), *options.get("plugins", ())],
+        "plugins": [AtomicCheckpointIO(), *_listed(options.get("plugins"))],
         # Metrics first: the row of a step is written before its checkpoint, so a resumed run finds it.
-        "callbacks": [*options.get("callbacks", ()), *own],
+        "callbacks": [*_listed(options.get("callbacks")), *own],
         "use_distributed_sampler": False,
     }
     return (make_lone_trainer if alone else make_trainer)(machine, **options | fixed)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _finish(
@@ -126,7 +145,7 @@ def _finish(
         "weights": file_fingerprint(folder / "model" / WEIGHTS_NAME),
         "config": fingerprint(supervisor.settings),
     }
-    write_json(folder / "training.json", note)
+    write_json(folder / _NOTE, note)
 
 
 def _on_rank_zero(trainer: L.Trainer, work: Callable[[], None]) -> None:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-
-import torch
 
 from common.clip import model_config
 from common.distributed import barrier, rank
 from common.files import fingerprint
-from common.machine import Machine
+from common.machine import Machine, num_cores, num_threads
 from selection.config import Teacher
 from selection.index import PoolIndex
 from selection.pool import Pool
@@ -24,7 +19,14 @@ from training.model import CLIPModule
 
 
 def train_teacher(
-    teacher: Teacher, trusted: str, cache: Path, seed: int, machine: Machine, workers: int, max_loss: float
+    teacher: Teacher,
+    trusted: str,
+    cache: Path,
+    seed: int,
+    machine: Machine,
+    workers: int,
+    max_loss: float,
+    checkpoint_steps: int = 1000,
 ) -> Path:
     """The model folder of the teacher; trained now, continued, or found complete under ``cache``.
 
@@ -56,17 +58,7 @@ def train_teacher(
             max_loss=max_loss,
         )
         data.use(index, Subset(index.uids))
-        with _all_cores():
-            fit(module, data, out, machine, alone=True)
+        with num_threads(num_cores()):
+            fit(module, data, out, machine, alone=True, checkpoint_steps=checkpoint_steps)
     barrier()
     return out / "training" / "model"
-
-
-@contextmanager
-def _all_cores() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

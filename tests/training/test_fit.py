@@ -19,6 +19,7 @@ from tiny_run import NUM_KEPT, FailAt, uid_of, write_pool
 
 from common.clip import load_clip
 from common.errors import ClipsiftError
+from common.machine import Machine
 from selection.subset import Subset
 from selection.uids import parse_uids
 from training.fit import fit
@@ -222,3 +223,26 @@ def test_warns_when_nothing_is_learned(caplog):
     for step in range(210, 300, 10):
         metrics._warn_if_stuck(trainer, math.log(32) * 0.995, step)
     assert caplog.text.count("stayed at ln(global_batch) = 3.4657 since step 110") == 1
+
+
+def test_options_that_change_the_run_are_refused(make_data, make_module, machine, tmp_path):
+    with pytest.raises(ClipsiftError, match=r"trainer\.accumulate_grad_batches: leave it out"):
+        fit(make_module(), make_data(), tmp_path / "run", machine, options={"accumulate_grad_batches": 2})
+
+
+def test_trained_anew_on_demand(make_data, make_module, machine, tmp_path):
+    fit(make_module(), make_data(), tmp_path / "run", machine)
+    module = make_module()
+    with pytest.raises(ZeroDivisionError):
+        fit(module, make_data(), tmp_path / "run", machine, resume=False, options={"callbacks": FailAt(3)})
+    assert len(module.record["loss"]) == 3  # from the start
+    assert not (tmp_path / "run" / "training" / "training.json").exists()  # what it said is no longer so
+
+
+def test_half_precision_and_clipping(make_data, make_module, workspace, tmp_path):
+    plain, half = make_module(), make_module()
+    fit(plain, make_data(), tmp_path / "plain", Machine("cpu", 1), options={"gradient_clip_val": 0.1})
+    fit(half, make_data(), tmp_path / "half", Machine("cpu", 1, precision="bf16-mixed"))
+    assert half.record["loss"][0] == pytest.approx(plain.record["loss"][0], abs=0.02)
+    assert half.record["loss"][0] != plain.record["loss"][0]
+    assert half.record["loss"][-1] != pytest.approx(plain.record["loss"][-1], abs=0.02)  # clipped to a tenth
