@@ -8,13 +8,19 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.strategies import DDPStrategy
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from common.errors import ClipsiftError
+
+# How long a rank waits for the others. Rank 0 trains the teacher and merges large pools alone; a rank that dies is
+# noticed at once by the launcher, so a long patience costs nothing.
+TIMEOUT = timedelta(hours=12)
 
 # What Fabric's command line leaves for Fabric alone; the Trainer would ignore it, so we take it or refuse it.
 _FABRIC_VARIABLES = ("LT_CLI_USED", "LT_ACCELERATOR", "LT_STRATEGY", "LT_DEVICES", "LT_NUM_NODES", "LT_PRECISION")
@@ -29,11 +35,6 @@ class Machine:
     num_nodes: int = 1
     strategy: str = "auto"
     precision: str = "32-true"
-
-    @property
-    def is_distributed(self) -> bool:
-        """Whether there is more than one process (as far as the settings tell)."""
-        return self.num_nodes > 1 or (self.devices != "auto" and _count(self.devices) > 1)
 
 
 def launch(machine: Machine) -> Machine:
@@ -56,7 +57,7 @@ def launch(machine: Machine) -> Machine:
         accelerator=machine.accelerator,
         devices=machine.devices,
         num_nodes=machine.num_nodes,
-        strategy="ddp" if machine.is_distributed else "auto",
+        strategy=DDPStrategy(timeout=TIMEOUT) if _is_distributed(machine) else "auto",
     )
     if fabric.world_size > 1:
         fabric.launch()
@@ -90,6 +91,12 @@ def _join(machine: Machine, environment: Any) -> Machine:
             "make them equal, or leave trainer.devices out to take the launch's"
         )
     return machine
+
+
+def _is_distributed(machine: Machine) -> bool:
+    if machine.devices == "auto":
+        return machine.num_nodes > 1 or (machine.accelerator != "cpu" and torch.cuda.device_count() > 1)
+    return machine.num_nodes * _count(machine.devices) > 1
 
 
 def _launched(environment: Any) -> tuple[int, int] | None:

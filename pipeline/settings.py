@@ -135,6 +135,8 @@ def parse_run(arguments: list[str], needs_eval: bool = True) -> RunSettings:
     trainer = {key: value for key, value in settings.trainer.as_dict().items() if value is not None}
     machine = Machine(**{key: trainer.pop(key) for key in list(trainer) if key in Machine.__dataclass_fields__})
     model = settings.model.as_dict()
+    data = settings.data.as_dict() | {key: settings[key] for key in ("pool", "out", "cache")}
+    data["model"] = model["model"]
     run = RunSettings(
         cli=cli,
         name=settings.name or Path(settings.out).name,
@@ -150,7 +152,7 @@ def parse_run(arguments: list[str], needs_eval: bool = True) -> RunSettings:
         evaluation=evaluation,
         checkpoint=checkpoint,
         machine=machine,
-        data=settings.data.as_dict() | {key: settings[key] for key in ("pool", "out", "cache")} | {"model": model["model"]},
+        data=data,
         model=model,
         trainer=trainer,
     )

@@ -58,9 +58,9 @@ def run_select(run: RunSettings) -> Path:
 
 def run_fit(run: RunSettings) -> Path:
     """Train on the selected pairs, filtering the shards on the fly; the folder of the trained model."""
-    subset = run.data["subset"] or str(run_select(run))
     module = CLIPModule(**run.model)
-    data = PoolDataModule(**run.data | {"subset": subset, "cache": str(run.cache)})
+    data = PoolDataModule(**run.data | {"cache": str(run.cache)})
+    data.obtain = lambda: run_select(run)
     steps, minutes = run.checkpoint.steps, run.checkpoint.minutes
     folder = fit(
         module, data, run.out, run.machine, checkpoint_steps=steps, checkpoint_minutes=minutes, options=run.trainer

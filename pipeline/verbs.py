@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jsonargparse
-import torch.distributed as dist
 
 from common.clip import load_clip
 from common.distributed import barrier, rank, world_size
@@ -35,29 +34,30 @@ def run_verb(verb: str, arguments: list[str]) -> int:
     try:
         _VERBS[verb](arguments)
     except ClipsiftError as error:
-        print(f"clipsift: error: {error}", file=sys.stderr)
+        print(f"clipsift: error: {_on_rank()}{error}", file=sys.stderr)
         return _end_all(1)
     except KeyboardInterrupt:
         return _end_all(130)
-    except SystemExit as error:
-        if not isinstance(error.code, int) and error.code is not None:
+    except SystemExit as error:  # --help; a training that was told to stop and has saved
+        if isinstance(error.code, str):
             print(error.code, file=sys.stderr)
-        elif str(error) and type(error) is not SystemExit:
-            print(error, file=sys.stderr)
-        return _code(error)
-    except Exception:
-        traceback.print_exc()
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    except Exception as error:
+        if rank() > 0 and isinstance(error, RuntimeError) and "closed by peer" in str(error):
+            print(f"clipsift: {_on_rank()}ended because another rank did", file=sys.stderr)
+        else:
+            traceback.print_exc()
         return _end_all(1)
     return 0
 
 
-def _code(error: SystemExit) -> int:
-    return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+def _on_rank() -> str:
+    return f"rank {rank()}: " if rank() > 0 else ""
 
 
 def _end_all(status: int) -> int:
     """Leave at once when other ranks may be waiting in a collective; the launcher ends them when it sees us gone."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if world_size() > 1:
         sys.stderr.flush()
         os._exit(status)
     return status

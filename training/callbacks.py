@@ -157,7 +157,9 @@ class Supervisor(L.Callback):
         for part in _gather(trainer, _loader(trainer).report.as_dict()):
             self.report.merge(part)
         if trainer.is_global_zero:
-            write_json(self.folder / "data_report.json", self.report.as_dict())
+            datamodule: Any = getattr(trainer, "datamodule")  # noqa: B009 - Lightning does not declare it
+            everything = datamodule.earlier_losses().merge(self.report).as_dict()
+            write_json(self.folder / "data_report.json", everything | {"training": self.report.as_dict()})
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signalled = True

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 
 from common.clip import get_tokenizer, model_config
+from common.data_report import DataReport
 from common.distributed import rank, world_size
 from common.errors import ClipsiftError
-from common.files import array_fingerprint
+from common.files import array_fingerprint, read_json
 from common.images import MAX_PIXELS
 from selection.index import PoolIndex
 from selection.pool import Pool
@@ -39,8 +41,11 @@ class PoolDataModule(L.LightningDataModule):
         max_loss: share of samples that may be lost to damage, in [0, 1]; above it the run stops.
         max_pixels: an image with more is not decoded.
         cache: where the pool's index lies; default ``<out>/cache``.
-        subset: a subset file; without it the run's own selection is used, and made if it does not exist.
-        selection: the recipe for that.
+        subset: a subset file; without it the run's own selection is used (``<out>/selection/subset.npy``), and made by
+            ``obtain`` if it does not exist.
+
+    Attributes:
+        obtain: makes (or finds) the run's selection, over all ranks, and returns the subset file; None: it must exist.
     """
 
     def __init__(
@@ -57,7 +62,6 @@ class PoolDataModule(L.LightningDataModule):
         max_pixels: int = MAX_PIXELS,
         cache: str | None = None,
         subset: str | None = None,
-        selection: Any = None,
     ) -> None:
         super().__init__()
         self.pool, self.out, self.model = pool, out, model
@@ -65,7 +69,8 @@ class PoolDataModule(L.LightningDataModule):
         self.sampling: Sampling = sampling
         self.seed, self.max_loss, self.max_pixels = seed, max_loss, max_pixels
         self.cache = cache or str(Path(out) / "cache")
-        self.subset, self.selection = subset, selection
+        self.subset = subset
+        self.obtain: Callable[[], Path] | None = None
         self.index: PoolIndex | None = None
         self.order: SampleOrder | None = None
         self._kept: Subset | None = None
@@ -98,13 +103,19 @@ class PoolDataModule(L.LightningDataModule):
     def kept(self) -> Subset:
         """The subset to train on: the file's, or the run's own, which is selected now if it was not before."""
         if self._kept is None:
-            if self.subset is not None:
-                self._kept = Subset.load(self.subset)
-            else:
-                from training.obtain import obtain_subset  # here: it knows of this module
-
-                self._kept = obtain_subset(self)
+            own = Path(self.out) / "selection" / "subset.npy"
+            if self.subset is None and self.obtain is None and not own.is_file():
+                raise ClipsiftError(f"subset: {own} does not exist; select first, or give a subset file")
+            self._kept = Subset.load(self.subset or (self.obtain() if self.obtain else own))
         return self._kept
+
+    def earlier_losses(self) -> DataReport:
+        """What the pool lost before training: the selection's count when there is one, else the index's."""
+        report = Path(self.out) / "selection" / "data_report.json"
+        if report.is_file():
+            return DataReport.from_dict(read_json(report))
+        assert self.index is not None, "setup comes first"
+        return DataReport().merge(self.index.report)
 
     def settings(self) -> dict[str, Any]:
         """What of the data a run's result depends on, as plain values."""

@@ -7,7 +7,6 @@ their defaults. Every module here is imported, so adding a file is all that a ne
 from __future__ import annotations
 
 import importlib
-import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from common.errors import ClipsiftError
+from selection.options import check_options, options_of
 
 
 def _no_target(name: str) -> Tensor:
@@ -59,14 +59,8 @@ class ScoreSpec:
     options: Mapping[str, Any]  # name -> default; inspect.Parameter.empty where one must be given
 
     def check(self, options: Mapping[str, Any]) -> None:
-        """Raise :class:`ClipsiftError` for an option that this score does not have, or a required one left out."""
-        for option in options:
-            if option not in self.options:
-                has = ", ".join(self.options) or "none"
-                raise ClipsiftError(f"score {self.name}: no option {option} (it has: {has})")
-        for option, default in self.options.items():
-            if default is inspect.Parameter.empty and option not in options:
-                raise ClipsiftError(f"score {self.name}: option {option} is missing")
+        """Raise :class:`ClipsiftError` for an unknown option, one of another type, or a required one left out."""
+        check_options(f"score {self.name}", self.function, self.options, options)
 
     def __call__(self, block: FeatureBlock, **options: Any) -> Tensor:
         """The (n,) float32 score column of ``block``."""
@@ -88,8 +82,7 @@ def register(name: str, needs: tuple[str, ...] = ("image", "text")) -> Callable[
     def enter(function: ColumnFunction) -> ColumnFunction:
         if name in SCORES:
             raise ValueError(f"score {name} is registered twice")
-        parameters = list(inspect.signature(function).parameters.values())[1:]
-        SCORES[name] = ScoreSpec(name, function, needs, {p.name: p.default for p in parameters})
+        SCORES[name] = ScoreSpec(name, function, needs, options_of(function))
         return function
 
     return enter

@@ -7,6 +7,7 @@ linear model, p = inf works best in practice.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -69,8 +70,8 @@ def kept_gram(target: Tensor) -> Tensor:
 
 
 @register("normsim", needs=("image",))
-def normsim_column(block: FeatureBlock, target: str, p: float | str = 2) -> Tensor:
-    features, p = block.target(target), float(p)  # people write inf, which YAML reads as a word
+def normsim_column(block: FeatureBlock, target: str, p: float | Literal["inf"] = 2) -> Tensor:
+    features, p = block.target(target), float(p)  # YAML reads inf as a word
     if p == 2:
         check_same_width(block.image, features, f"target {target}")
         return _root(block.image, kept_gram(features))

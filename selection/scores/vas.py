@@ -6,6 +6,8 @@ uncentred. With a visual target of t images, NormSim_2 = sqrt(t VAS): they rank 
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 
 from common.errors import ClipsiftError
@@ -43,11 +45,12 @@ def vas(features: Tensor, moment: Tensor, other: Tensor | None = None) -> Tensor
 
 @register("vas")
 def vas_column(
-    block: FeatureBlock, kind: str = "visual", target: str | None = None, target_text: str | None = None
+    block: FeatureBlock,
+    kind: Literal["visual", "text", "cross"] = "visual",
+    target: str | None = None,
+    target_text: str | None = None,
 ) -> Tensor:
     """``target`` names image features (visual, cross), ``target_text`` text features (text, cross)."""
-    if kind not in ("visual", "text", "cross"):
-        raise ClipsiftError(f"score vas: kind {kind} is none of visual, text, cross")
     for option, value, kinds in (("target", target, "visual cross"), ("target_text", target_text, "text cross")):
         if (value is not None) != (kind in kinds.split()):
             raise ClipsiftError(f"score vas: kind {kind} {'takes no' if value else 'needs'} {option}")

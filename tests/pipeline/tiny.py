@@ -59,7 +59,7 @@ def write_workspace(folder: Path) -> Path:
             "embedding": {"batch_size": 8, "workers": 0},
         },
         "evaluation": {"batch_size": 4, "workers": 0},
-        "trainer": {"accelerator": "cpu"},
+        "trainer": {"accelerator": "cpu", "log_every_n_steps": 1},
         "checkpoint": {"steps": 3},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))

@@ -54,7 +54,7 @@ def test_a_run_trains_on_the_subset_and_leaves_what_it_should(make_data, make_mo
     assert int(table[-1]["samples_seen"]) == 72
     note = json.loads((tmp_path / "run" / "training" / "training.json").read_text())
     assert (note["steps"], note["samples_seen"], note["subset_size"]) == (9, 72, NUM_KEPT)
-    report = json.loads((tmp_path / "run" / "training" / "data_report.json").read_text())
+    report = json.loads((tmp_path / "run" / "training" / "data_report.json").read_text())["training"]
     assert (report["samples"], report["num_lost"]) == (72, 0)
 
     loaded = load_clip(str(folder), None)
@@ -84,7 +84,7 @@ def test_broken_images_are_replaced_and_counted(make_data, make_module, machine,
     lost = parse_uids([uid_of(number) for number in (20, 21, 22)]).view(np.int64).reshape(-1, 2).tolist()
     assert sum(seen.values()) == 72
     assert not any(seen[tuple(uid)] for uid in lost)
-    report = json.loads((tmp_path / "b" / "training" / "data_report.json").read_text())
+    report = json.loads((tmp_path / "b" / "training" / "data_report.json").read_text())["training"]
     assert report["lost"] == {"broken_image": report["num_lost"]}
     assert report["samples"] == 72 + report["num_lost"]
     assert 6 <= report["num_lost"] <= 12  # 2 passes and a half, and a replacement may be broken too

@@ -62,7 +62,7 @@ def test_steps_after_the_last_checkpoint_are_done_again(uninterrupted, make_data
     fit(again, make_data(), out, machine, options=LOG_ALL)
     assert again.record["loss"] == record["loss"][4:]
     assert read_losses(out) == losses
-    assert json.loads((out / "training" / "data_report.json").read_text())["samples"] == 72
+    assert json.loads((out / "training" / "data_report.json").read_text())["training"]["samples"] == 72
 
 
 def test_killed_between_last_step_and_export(uninterrupted, make_data, make_module, machine, tmp_path, monkeypatch):

@@ -81,7 +81,7 @@ def test_same_global_batches_and_losses(out: Path, one: RecordingCLIP) -> None:
     assert losses == pytest.approx(one.record["loss"], abs=1e-5)
     logged = (out / "whole" / "training" / "metrics.csv").read_text().splitlines()[1:]
     assert [float(line.split(",")[2]) for line in logged] == pytest.approx(losses, abs=1e-9)
-    assert json.loads((out / "whole" / "training" / "data_report.json").read_text())["samples"] == 72
+    assert json.loads((out / "whole" / "training" / "data_report.json").read_text())["training"]["samples"] == 72
     assert json.loads((out / "whole" / "training" / "training.json").read_text())["world_size"] == 2
 
 
@@ -91,7 +91,7 @@ def test_one_process_goes_on_where_two_stopped(out: Path, one: RecordingCLIP, wo
     rest = train_here(workspace, out / "first_half")
     assert join(stopped)[0] + rest.record["uids"] == one.record["uids"]
     assert join(stopped)[1] + rest.record["loss"] == pytest.approx(one.record["loss"], abs=1e-5)
-    report = json.loads((out / "first_half" / "training" / "data_report.json").read_text())
+    report = json.loads((out / "first_half" / "training" / "data_report.json").read_text())["training"]
     assert report["samples"] == 72
 
 
@@ -118,7 +118,7 @@ def test_all_ranks_stop_when_too_much_is_lost(out: Path) -> None:
         assert part["error"][0] == "ClipsiftError"
         assert "above max_loss 2.00%" in part["error"][1]
         assert "broken_image" in part["error"][1]
-    report = json.loads((out / "broken" / "training" / "data_report.json").read_text())
+    report = json.loads((out / "broken" / "training" / "data_report.json").read_text())["training"]
     assert report["lost"].keys() == {"broken_image"}
     assert {example["key"] for example in report["examples"]["broken_image"]} == {"000020", "000021", "000022"}
 
