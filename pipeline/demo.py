@@ -27,10 +27,10 @@ RECIPES = ("none", "clip_score", "s_cliploss", "s_cliploss_normsim")
 # Pairs in the pool, trusted pairs, pictures per task; and what ``small`` changes in base.yaml: it shows that
 # everything works, not that selection helps.
 SIZES: dict[str, dict[str, int]] = {
-    "full": {},
+    "full": {"pool_size": 8000, "trusted_size": 2000, "eval_size": 1000},
     "small": {"pool_size": 1200, "trusted_size": 400, "eval_size": 200},
 }
-SMALL = ("--data.samples_seen=2560", "--selection.teacher.train.samples_seen=2560")
+SMALL = ("--data.samples_seen=5120", "--selection.teacher.train.samples_seen=10240")
 
 
 @dataclass

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -38,16 +39,17 @@ from pipeline.demo_pictures import (
 )
 
 POOL_SHARES = {  # what a crawl is made of; "good" is what a filter should find
-    "good": 0.42,
-    "mismatched": 0.23,  # the caption of another picture
-    "generic": 0.13,  # a caption that fits every picture
-    "text": 0.08,  # words in the picture, the same words in the caption
-    "duplicate": 0.06,  # a few pictures, over and over
-    "off-target": 0.08,  # a right caption, of something that no evaluation asks for
+    "good": 0.41,
+    "mismatched": 0.22,  # the caption of another picture
+    "generic": 0.12,  # a caption that fits every picture
+    "text": 0.07,  # words in the picture, the same words in the caption
+    "duplicate": 0.05,  # a few pictures, over and over
+    "off-target": 0.13,  # a right caption, of something that no evaluation asks for
 }
 COPIES = 25  # of each duplicated picture
 POOL_SHARDS = (0.37, 0.28, 0.22, 0.13)  # uneven, as shards are after failed downloads
 TEXTURE_SHARE = 0.2  # of the pictures that show a class
+DIAGRAM_SHARE = 0.15  # of the trusted pairs
 SKETCH_SHARE = 0.2  # of the pictures that show an object
 MARKER = "demo_data.json"  # written last: it is there when everything is
 
@@ -117,6 +119,8 @@ def make_demo_data(
     pool = make_pool(pool_rng, pool_size)
     _write_shards(pool_rng, folder / "pool" / "shards", pool, POOL_SHARDS)
     _write_shards(trusted_rng, folder / "trusted" / "shards", make_trusted(trusted_rng, trusted_size), (1.0,))
+    target_rng = np.random.default_rng([seed, 99])
+    _write_shards(target_rng, folder / "target" / "shards", make_target(target_rng, 600), (1.0,))
     for rng, task in zip(task_rngs, TASKS):
         _write_task(rng, folder / "eval" / task.folder, task, eval_size)
     with atomic_path(folder / "truth.parquet") as path:
@@ -134,12 +138,21 @@ def make_pool(rng: RandomGenerator, size: int) -> list[Pair]:
 
 
 def make_trusted(rng: RandomGenerator, size: int) -> list[Pair]:
-    """``size`` pairs with right captions, evenly over the classes, as a curated set is."""
-    objects, textures = tuple(OBJECTS), tuple(TEXTURES)
+    """``size`` pairs with right captions, evenly over all there is to see, what no evaluation asks for included."""
+    diagrams = [name for i, name in zip(range(round(size * DIAGRAM_SHARE)), itertools.cycle(DIAGRAMS))]
+    return _clean_pairs(rng, size - len(diagrams), diagrams)
+
+
+def make_target(rng: RandomGenerator, size: int) -> list[Pair]:
+    """``size`` pairs of the evaluation's classes only, evenly: what the evaluation's training pictures would be."""
+    return _clean_pairs(rng, size, [])
+
+
+def _clean_pairs(rng: RandomGenerator, size: int, others: list[str]) -> list[Pair]:
     num_textures = round(size * TEXTURE_SHARE)
-    names = [textures[i % len(textures)] for i in range(num_textures)]
-    names += [objects[i % len(objects)] for i in range(size - num_textures)]
-    return [_pair(rng, "good", *_show(rng, names[i])) for i in rng.permutation(size)]
+    names = list(itertools.islice(itertools.cycle(TEXTURES), num_textures))
+    names += list(itertools.islice(itertools.cycle(OBJECTS), size - num_textures)) + others
+    return [_pair(rng, "good", *_show(rng, names[i])) for i in rng.permutation(len(names))]
 
 
 def _popular_classes(rng: RandomGenerator) -> Callable[[], str]:
@@ -157,8 +170,7 @@ def _make_kind(rng: RandomGenerator, kind: str, count: int, pick: Callable[[], s
             words = captions.slogan(rng)
             yield _pair(rng, kind, draw_words(rng, words), words)
         elif kind == "off-target":
-            diagram = draw_diagram(rng, str(rng.choice(list(DIAGRAMS))))
-            yield _pair(rng, kind, diagram, captions.describe(rng, diagram, captions.DIAGRAM_FORMS))
+            yield _pair(rng, kind, *_show(rng, str(rng.choice(list(DIAGRAMS)))))
         elif kind == "duplicate":
             if number % COPIES == 0:
                 original, caption = _show(rng, pick())
@@ -168,7 +180,7 @@ def _make_kind(rng: RandomGenerator, kind: str, count: int, pick: Callable[[], s
             if kind == "mismatched":
                 caption = _caption_of_another(rng, picture, pick)
             elif kind == "generic":
-                caption = captions.describe(rng, picture, captions.GENERIC_FORMS)
+                caption = captions.describe(rng, picture, captions.GENERIC_OBJECT_FORMS)
             yield _pair(rng, kind, picture, caption)
 
 
@@ -176,6 +188,8 @@ def _show(rng: RandomGenerator, name: str) -> tuple[Picture, str]:
     """A picture of the class ``name`` and a caption that is right."""
     if name in TEXTURES:
         picture, forms = draw_texture(rng, name), captions.TEXTURE_FORMS
+    elif name in DIAGRAMS:
+        picture, forms = draw_diagram(rng, name), captions.DIAGRAM_FORMS
     elif rng.random() < SKETCH_SHARE:
         picture, forms = draw_object(rng, name, SKETCH), captions.SKETCH_FORMS
     else:

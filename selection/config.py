@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from common.errors import ClipsiftError
@@ -41,6 +42,10 @@ class Teacher:
     def __post_init__(self) -> None:
         if self.pretrained and self.train:
             raise ClipsiftError("selection.teacher: pretrained and train contradict each other; keep one")
+        if Path(self.model).is_dir() and (self.pretrained or self.train):
+            raise ClipsiftError(
+                f"selection.teacher: {self.model} has its own weights; set pretrained and train to null"
+            )
 
 
 @dataclass
@@ -74,10 +79,7 @@ class Selection:
     @classmethod
     def of(cls, recipe: Recipe, features: str | None) -> Selection:
         """The settings that give ``recipe`` on features which the metadata has."""
-        steps = [
-            {key: value for key, value in asdict(step).items() if value is not None and key != "options"} | step.options
-            for step in recipe.steps
-        ]
+        steps = [step.as_yaml() for step in recipe.steps]
         sets = (list(recipe.union), list(recipe.intersect), list(recipe.subtract))
         return cls(None, features, steps, recipe.within, *sets)
 
@@ -91,8 +93,12 @@ class Selection:
                 "selection: these scores need a teacher, such as {model: ViT-L-14, pretrained: openai}, or features "
                 "that the metadata has, such as features: l14"
             )
+        if self.teacher and not (self.teacher.pretrained or self.teacher.train or Path(self.teacher.model).is_dir()):
+            raise ClipsiftError(
+                f"selection.teacher: {self.teacher.model} has no weights; give pretrained (a tag or a file), or train"
+            )
         if self.teacher and self.teacher.train and not trusted:
             raise ClipsiftError("selection.teacher.train: needs trusted shards; give --trusted DIR")
-        if not trusted and any("trusted" in step.targets for step in recipe.steps):
+        if not trusted and "trusted" in recipe.targets:
             raise ClipsiftError("selection: the target trusted needs --trusted DIR")
         return recipe

@@ -8,7 +8,7 @@ from pathlib import Path
 from common.clip import model_config
 from common.distributed import barrier, rank
 from common.files import fingerprint
-from common.machine import Machine, num_cores, num_threads
+from common.machine import Machine, num_threads
 from selection.config import Teacher
 from selection.index import PoolIndex
 from selection.pool import Pool
@@ -30,9 +30,9 @@ def train_teacher(
 ) -> Path:
     """The model folder of the teacher; trained now, continued, or found complete under ``cache``.
 
-    Rank 0 trains alone, with all of its machine's cores when there is no GPU, so that the teacher, and with it every
-    score and the subset, is the same for any number of processes. (A large teacher is better trained as a run of its
-    own, on all devices, and given as ``model: RUN/training/model``.)
+    Rank 0 trains alone, without a GPU in one thread, so that the teacher, and with it every score and the subset, is
+    the same for any number of processes. (A large teacher is better trained as a run of its own, on all devices, and
+    given as ``model: RUN/training/model``.)
     """
     assert teacher.train is not None
     index = PoolIndex.build(Pool(trusted), cache / "trusted", workers, max_loss)
@@ -58,7 +58,7 @@ def train_teacher(
             max_loss=max_loss,
         )
         data.use(index, Subset(index.uids))
-        with num_threads(num_cores()):
+        with num_threads(1):
             fit(module, data, out, machine, alone=True, checkpoint_steps=checkpoint_steps)
     barrier()
     return out / "training" / "model"

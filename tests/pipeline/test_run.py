@@ -134,7 +134,6 @@ def test_a_killed_run_goes_on_to_the_same_end(workspace: Path, finished: Path) -
     assert result.returncode == 0, result.stderr
     assert outcome(out) == outcome(finished)
     assert losses(out) == losses(finished)
-    assert not list(out.rglob(".*.tmp")) or True
 
 
 @pytest.mark.slow

@@ -61,6 +61,7 @@ def test_a_saved_config_alone_gives_the_same_settings(
         ("--selection.steps=[{score: clip_score, keep: 0}]", "got 0"),
         ("--selection.union=[nowhere.npy]", r"nowhere\.npy does not exist"),
         ("--selection.teacher.pretrained=openai", "pretrained and train contradict"),
+        ("--selection.teacher.train=null", "has no weights"),
         ("--selection.features=l14", "teacher and features contradict"),
         ("--max_loss=2", r"max_loss is a share in \[0, 1\]"),
         ("--trainer.max_steps=10", "data.samples_seen"),
