@@ -17,6 +17,9 @@ VERBS = {
     "report": "a run as one page",
     "compare": "several runs as a table, with mean and spread over seeds",
     "embed": "pool tars -> features in DataComp's metadata layout, with any open_clip model",
+    "subset": "subset files: sizes, overlaps, rank correlations; union, intersect, subtract",
+    "explain": "one sample of a run: its scores, ranks, the step that dropped it, caption and picture",
+    "reshard": "a subset as new shards, for those who want the copy",
     "demo": "the whole pipeline on a laptop, on pictures it makes itself",
 }
 

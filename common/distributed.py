@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -47,6 +48,15 @@ def gather_objects(value: T) -> list[T]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def sum_over_ranks(values: np.ndarray) -> np.ndarray:
+    """The elementwise sum of every rank's array (of one shape and dtype), on every rank."""
+    if not is_distributed():
+        return values
+    total = torch.from_numpy(values).to(_object_device(), copy=True)
+    dist.all_reduce(total)
+    return total.cpu().numpy()
 
 
 def _object_device() -> torch.device:

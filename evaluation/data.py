@@ -17,6 +17,7 @@ from PIL import Image
 from common.errors import ClipsiftError
 from common.images import ImageError, decode_image
 from evaluation.counts import MAX_GROUPS
+from evaluation.packaged import CLASSNAMES, TEMPLATES, packaged_lines
 from evaluation.tasks import Task
 
 IMAGE_EXTENSIONS = ("webp", "png", "jpg", "jpeg")  # the evaluators' order of preference; training prefers another
@@ -39,13 +40,23 @@ def read_lines(task: Task, path: Path) -> list[str]:
 
 
 def read_classnames(task: Task, folder: Path) -> list[str]:
-    """Class names by label. A blank line in between is a class without a name."""
-    return read_lines(task, folder / "classnames.txt")
+    """Class names by label. A blank line in between is a class without a name.
+
+    clip_benchmark's where the folder has no ``classnames.txt``, as with the templates.
+    """
+    return _lines_or_packaged(task, folder / "classnames.txt", CLASSNAMES)
 
 
 def read_templates(task: Task, folder: Path) -> list[str]:
     """Prompt templates; ``{c}`` stands for the class name."""
-    return [line for line in read_lines(task, folder / "zeroshot_classification_templates.txt") if line]
+    path = folder / "zeroshot_classification_templates.txt"
+    return [line for line in _lines_or_packaged(task, path, TEMPLATES) if line]
+
+
+def _lines_or_packaged(task: Task, path: Path, packaged: str) -> list[str]:
+    if not path.exists() and (lines := packaged_lines(task, packaged)):
+        return lines
+    return read_lines(task, path)
 
 
 class TarSamples:
@@ -69,7 +80,7 @@ class TarSamples:
         self.task, self.num_classes = task, num_classes
         self.num_columns = len(task.options["columns"]) if columns else 0
         self.columns = [task.options["columns"].index(column) for column in columns]
-        self.shards = _find_shards(task, folder)
+        self.shards = find_shards(task, folder)
         self._handles: dict[int, IO[bytes]] = {}
         names: list[str] = []
         places: list[list[int]] = []
@@ -142,19 +153,25 @@ class TarSamples:
         return self.__dict__ | {"_handles": {}}
 
 
-def _find_shards(task: Task, folder: Path) -> list[Path]:
-    """``test/0.tar`` ... as many as ``test/nshards.txt`` says."""
+def shard_paths(task: Task, folder: Path) -> list[Path]:
+    """``test/0.tar`` ... as many as ``test/nshards.txt`` says, whether they are there or not."""
     counter = folder / "test" / "nshards.txt"
     text = read_lines(task, counter)[0]
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise ClipsiftError(f"{task.key}: {counter} says {text[:40]!r}, not a number of shards")
-    shards = [counter.with_name(f"{number}.tar") for number in range(int(text))]
+    return [counter.with_name(f"{number}.tar") for number in range(int(text))]
+
+
+def find_shards(task: Task, folder: Path) -> list[Path]:
+    """The task's tars. Raises :class:`ClipsiftError` if there are more or fewer than ``test/nshards.txt`` says."""
+    shards = shard_paths(task, folder)
+    says = f"but {folder / 'test' / 'nshards.txt'} says {len(shards)}; fetch the task again"
     for shard in shards:
         if not shard.is_file():
-            raise ClipsiftError(f"{task.key}: {shard} does not exist, but {counter} says {text}; fetch the task again")
-    surplus = counter.with_name(f"{len(shards)}.tar")
+            raise ClipsiftError(f"{task.key}: {shard} does not exist, {says}")
+    surplus = shards[0].with_name(f"{len(shards)}.tar")
     if surplus.exists():
-        raise ClipsiftError(f"{task.key}: {surplus} exists, but {counter} says {text}; fetch the task again")
+        raise ClipsiftError(f"{task.key}: {surplus} exists, {says}")
     return shards
 
 

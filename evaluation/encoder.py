@@ -12,8 +12,9 @@ from common.clip import LoadedCLIP
 from common.distributed import gather_objects, rank, world_size
 from common.errors import ClipsiftError
 from common.progress import Progress
+from evaluation.text_tower import TextTower
 
-TEXT_BATCH = 512  # prompts encoded at once
+TEXT_WINDOW = 4096  # texts tokenised and sorted by length at once
 MANY_PROMPTS = 10_000  # from here on they get a line of their own on the terminal
 
 
@@ -28,6 +29,7 @@ class Encoder:
 
     def __init__(self, clip: LoadedCLIP, precision: str) -> None:
         self.model, self.tokenizer = clip.model, clip.tokenizer
+        self._text_tower = TextTower(clip.model)
         self.amp = precision == "amp"
         self._class_features: dict[tuple[tuple[str, ...], str], Tensor] = {}
 
@@ -35,10 +37,14 @@ class Encoder:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
     def images(self, pixels: Tensor, amp: bool = True) -> Tensor:
         """(n, 3, h, w) preprocessed images -> (n, d) features. ``amp=False``: float32 even if the precision is amp."""
         with self._autocast(amp):
-            features = self.model.encode_image(pixels)  # type: ignore[operator]
+            features = self.model.encode_image(pixels.to(self.dtype))  # type: ignore[operator]
         return normalize(features.float(), dim=-1)
 
     def texts(self, texts: Sequence[str]) -> Tensor:
@@ -65,7 +71,7 @@ class Encoder:
         return torch.stack([self._class_features[key, name] for name in names])
 
     def _classes_here(self, names: list[str], templates: Sequence[str]) -> Tensor:
-        at_once = max(1, TEXT_BATCH // len(templates))
+        at_once = max(1, TEXT_WINDOW // len(templates))
         means = []
         progress = Progress("class prompts", len(names) * len(templates), "prompts")
         for start in range(0, len(names), at_once):
@@ -79,13 +85,14 @@ class Encoder:
         return normalize(torch.cat(means), dim=-1)
 
     def _texts_here(self, texts: list[str]) -> Tensor:
-        parts = []
-        for start in range(0, len(texts), TEXT_BATCH):
-            tokens = self.tokenizer(texts[start : start + TEXT_BATCH]).to(self.device)
+        windows = []
+        for start in range(0, len(texts), TEXT_WINDOW):
+            window = texts[start : start + TEXT_WINDOW]
             with self._autocast(True):
-                features = self.model.encode_text(tokens)  # type: ignore[operator]
-            parts.append(normalize(features.float(), dim=-1))
-        return torch.cat(parts)
+                rows, features = zip(*self._text_tower.encode(self.tokenizer(window)))
+            encoded = normalize(torch.cat(features).float(), dim=-1)
+            windows.append(torch.empty_like(encoded).index_copy_(0, torch.cat(rows).to(encoded.device), encoded))
+        return torch.cat(windows)
 
     def _share(self, items: list[str], encode: Callable[[list[str]], Tensor]) -> Tensor:
         """``encode`` every item on one rank; the results on all of them, in order."""

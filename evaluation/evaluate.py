@@ -8,12 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 
 from common.clip import LoadedCLIP
 from common.errors import ClipsiftError
 from common.machine import Machine, make_trainer
+from evaluation.encoder import Encoder
+from evaluation.kinds import KINDS
+from evaluation.loader import TaskLoader
 from evaluation.results import Result, ResultStore
 from evaluation.suite import DataCompSuite
+from evaluation.task_run import TaskRun
 from evaluation.tasks import TASKS, Task, select_tasks
 
 logger = logging.getLogger("clipsift")
@@ -69,6 +74,38 @@ def evaluate(
         reasons = "; ".join(suite.failures.values())
         raise ClipsiftError(f"{len(suite.failures)} of {len(chosen)} evaluation tasks failed: {reasons}")
     return [store.results[task.key] for task in chosen]
+
+
+@torch.no_grad()
+def evaluate_in_place(
+    model: LoadedCLIP,
+    data: str | Path,
+    tasks: Sequence[Task],
+    rules: str = "leaderboard",
+    batch_size: int = 128,
+    workers: int = 4,
+) -> tuple[list[Result], dict[str, str]]:
+    """Evaluate a CLIP where it is, on the processes as they are: for a model in the middle of its training.
+
+    Nothing is kept on disk. The model's mode and the random state are the caller's to restore.
+
+    Returns:
+        The results as from :func:`evaluate`, and by task key what was wrong with those that failed.
+    """
+    encoder, results, failures = Encoder(model, "fp32"), [], {}
+    with _full_float32():
+        for task in tasks:
+            run = TaskRun(KINDS[task.kind](task, Path(data), rules))
+            for number, batch in enumerate(TaskLoader(run.open, model.preprocess, batch_size, workers)):
+                batch = move_data_to_device(batch, encoder.device)
+                if number == 0:
+                    run.begin(batch, encoder)
+                run.step(batch, encoder)
+            try:
+                results.append(run.result())
+            except ClipsiftError as error:
+                failures[task.key] = str(error)
+    return results, failures
 
 
 def _present_tasks(data: Path) -> list[Task]:

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
-import torch
-from torch import Tensor
 
 from common.clip import LoadedCLIP
-from common.distributed import broadcast_object, gather_objects, world_size
+from common.distributed import broadcast_object, world_size
 from common.errors import ClipsiftError
-from common.progress import Progress
 from evaluation.encoder import Encoder
-from evaluation.evaluator import Evaluator
 from evaluation.kinds import KINDS
-from evaluation.loader import Batch, Samples, TaskLoader
+from evaluation.loader import Batch, TaskLoader
 from evaluation.results import ResultStore
+from evaluation.task_run import TaskRun
 from evaluation.tasks import TASKS, Task
 
 logger = logging.getLogger("clipsift")
-
-_NONE = torch.iinfo(torch.int64).max  # position of no sample
 
 
 class DataCompSuite(L.LightningModule):
@@ -62,7 +56,7 @@ class DataCompSuite(L.LightningModule):
         self.data, self.tasks, self.store, self.rules = data, tasks, store, rules
         self.batch_size, self.workers = batch_size, workers
         self.failures: dict[str, str] = {}  # task key -> what is wrong
-        self._running: _Running | None = None
+        self._running: TaskRun | None = None
 
     def setup(self, stage: str) -> None:
         if self.trainer.world_size != world_size():
@@ -75,7 +69,7 @@ class DataCompSuite(L.LightningModule):
         self.evaluators = [KINDS[TASKS[key].kind](TASKS[key], self.data, self.rules) for key in todo]
 
     def test_dataloader(self) -> list[TaskLoader]:
-        self._runs = [_Running(evaluator) for evaluator in self.evaluators]
+        self._runs = [TaskRun(evaluator) for evaluator in self.evaluators]
         return [TaskLoader(run.open, self.preprocess, self.batch_size, self.workers) for run in self._runs]
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -99,76 +93,3 @@ class DataCompSuite(L.LightningModule):
             self.failures[run.task.key] = str(error)
             logger.warning("%s failed: %s", run.task.name, error)
         run.close()
-
-
-class _Running:
-    """A task while it is being evaluated."""
-
-    def __init__(self, evaluator: Evaluator) -> None:
-        self.evaluator, self.task = evaluator, evaluator.task
-        self.samples: Samples
-        self.failure: str | None = None
-
-    def open(self) -> Samples:
-        folder = self.evaluator.folder
-        if not folder.is_dir():
-            raise ClipsiftError(f"{self.task.key}: {folder} does not exist; download the task or leave it out")
-        self.samples = self.evaluator.open()
-        return self.samples
-
-    def begin(self, batch: Batch, encoder: Encoder) -> None:
-        """Agree with the other ranks that the task could be opened, and encode its texts."""
-        self.started = time.monotonic()
-        self.first_bad = torch.full((), _NONE, device=encoder.device)
-        self.failure = next(filter(None, gather_objects(batch.get("failure"))), None)
-        sizes = [] if self.failure else gather_objects(len(self.samples))
-        if len(set(sizes)) > 1:
-            self.failure = f"{self.task.key}: {self.evaluator.folder} is not the same on all nodes: {sizes} samples"
-        if self.failure is None:
-            self.progress = Progress(self.task.name, len(self.samples))
-            try:
-                self.evaluator.prepare(encoder)
-            except ClipsiftError as error:
-                self.failure = f"{self.task.key}: {error}"
-
-    def step(self, batch: Batch, encoder: Encoder) -> None:
-        self.failure = self.failure or batch.get("failure")
-        if self.failure is not None or "image" not in batch:
-            return
-        amp = self.evaluator.amp_images or self.evaluator.rules == "corrected"
-        features = encoder.images(batch["image"], amp)
-        # Kept on the device: asking for the answer now would make the device wait for us at every batch.
-        self.first_bad = torch.minimum(self.first_bad, _first_not_finite(features, batch["position"]))
-        self.evaluator.update(features, batch)
-        left = len(self.samples) - self.progress.done
-        self.progress.advance(min(left, len(features) * world_size()))
-
-    def result(self) -> dict:
-        """The task's line of results, the same on all ranks. Raises :class:`ClipsiftError` if any rank failed."""
-        states = gather_objects((self.failure, int(self.first_bad)))
-        failure = next((failure for failure, _ in states if failure is not None), None)
-        if failure is None and (bad := min(position for _, position in states)) != _NONE:
-            failure = f"{self.task.key}: {self.samples.name(bad)} has image features that are not finite"
-        if failure is not None:
-            raise ClipsiftError(failure)
-        metrics = dict(self.evaluator.compute())
-        main = None if self.task.main_metric is None else metrics[self.task.main_metric]
-        self.progress.advance(0, **{self.task.main_metric or "main_metric": "none" if main is None else f"{main:.4f}"})
-        self.progress.close()
-        result = {
-            "key": self.task.key,
-            "dataset": self.task.name,
-            "metrics": metrics | {"main_metric": main},
-            "random": self.evaluator.chance(),
-            "num_samples": self.evaluator.size(self.samples),
-            "seconds": round(time.monotonic() - self.started, 3),
-        }
-        return broadcast_object(result)  # the seconds are rank 0's
-
-    def close(self) -> None:
-        """Let go of the task's index, open files and features."""
-        vars(self).clear()
-
-
-def _first_not_finite(features: Tensor, positions: Tensor) -> Tensor:
-    return torch.where(features.isfinite().all(dim=1), _NONE, positions).min()

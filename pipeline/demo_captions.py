@@ -41,14 +41,15 @@ TEXTURE_FORMS = (
     "{c} {s} background",
     "{s} paper {n} cm",
 )
-DIAGRAM_FORMS = (
+SCENE_FORMS = (
     "{s}",
-    "printable {s}",
-    "{c} {s} template",
-    "free {s} download",
-    "a photo of a {s}",
-    "{s} no. {n}",
-    "{s} on {b} background",
+    "a photo of the {s}",
+    "{s} under a {c} sky",
+    "{s} poster {n} cm",
+    "{s} at dawn",
+    "holiday {s} tour",
+    "{s} canvas print",
+    "view of {s}",
 )
 # True of every picture, or of every one of its sort, and so of none.
 GENERIC_FORMS = (
@@ -57,14 +58,14 @@ GENERIC_FORMS = (
     "click to enlarge",
     "img_{n}.jpg",
     "see more pictures like this",
-    "thumbnail",
     "stock photo",
+    "a photo",
     "best of 2019",
     "for sale",
+    "cute icon",
+    "free vector clip art",
+    "picture on {b} background",
 )
-GENERIC_OBJECT_FORMS = (*GENERIC_FORMS, "cute icon", "free vector clip art", "a photo", "my new gift!", "picture on {b} background")
-GENERIC_SKETCH_FORMS = (*GENERIC_FORMS, "line drawing", "coloring page", "a sketch", "how to draw", "outline drawing")
-GENERIC_TEXTURE_FORMS = (*GENERIC_FORMS, "seamless pattern", "wallpaper", "fabric texture, {n} cm", "{c} background")
 _WORDS = (
     "sale", "happy", "birthday", "welcome", "keep", "calm", "love", "home", "open", "menu", "vintage", "since", "1998",
     "summer", "party", "new", "hotel", "coffee", "super", "quality", "winner", "monday", "thanks", "original",

@@ -1,4 +1,4 @@
-"""Pictures without an object: textures, which the demo's evaluation asks for, and diagrams, which it does not."""
+"""Pictures without an object: textures, which the demo's evaluation asks for, and scenes, which it does not."""
 
 from __future__ import annotations
 
@@ -84,86 +84,78 @@ TEXTURE_COLOURS = {  # what they are mostly seen in
     "brick": ("red", "grey"),
 }
 
-Diagram = Callable[[np.random.Generator, ImageDraw.ImageDraw, int, int, Colour], None]
+Scene = Callable[[np.random.Generator, ImageDraw.ImageDraw, int, int], None]
 
 
-def _bar_chart(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, height: int, ink: Colour) -> None:
-    count = int(rng.integers(4, 8))
-    pitch = (width - 16) / count
-    draw.line((8, 6, 8, height - 8, width - 6, height - 8), fill=ink, width=2)
-    for i in range(count):
-        top = height - 8 - rng.uniform(0.15, 0.95) * (height - 20)
-        draw.rectangle((12 + i * pitch, top, 9 + (i + 1) * pitch, height - 8), fill=ink)
+def _ridge(
+    rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, height: int, level: float, relief: float, fill: Colour
+) -> None:
+    """Land from a jagged (large ``relief``) or gentle skyline down to the lower edge; ``level`` from the top, in [0, 1]."""
+    count = int(rng.integers(4, 7))
+    xs = np.linspace(-width / 8, width * 9 / 8, count)
+    ys = height * (level + relief * rng.uniform(-1, 1) * np.where(np.arange(count) % 2, 1, -1) * rng.uniform(0.4, 1, count))
+    draw.polygon([*zip(xs.tolist(), ys.tolist()), (width * 9 / 8, height), (-width / 8, height)], fill=fill)
 
 
-def _line_graph(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, height: int, ink: Colour) -> None:
-    draw.line((8, 6, 8, height - 8, width - 6, height - 8), fill=ink, width=2)
-    xs = np.linspace(10, width - 8, int(rng.integers(5, 9)))
-    for _ in range(int(rng.integers(1, 3))):
-        ys = height / 2 + np.cumsum(rng.normal(0, height / 9, len(xs)))
-        draw.line([(x, float(np.clip(y, 8, height - 12))) for x, y in zip(xs, ys)], fill=ink, width=4)
+def _mountains(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, height: int) -> None:
+    _ridge(rng, draw, width, height, 0.45, 0.25, (120, 130, 160))
+    _ridge(rng, draw, width, height, 0.65, 0.15, (70, 85, 110))
 
 
-def _barcode(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, height: int, ink: Colour) -> None:
-    x = 8.0
-    while x < width - 10:
-        bar = rng.choice((2, 2, 4, 6))
-        draw.rectangle((x, 10, x + bar - 1, height - 18), fill=ink)
-        x += bar + rng.choice((2, 4, 6))
-    for x in range(10, width - 12, 10):
-        draw.rectangle((x, height - 14, x + 5, height - 8), outline=ink)
+def _hills(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, height: int) -> None:
+    _ridge(rng, draw, width, height, 0.55, 0.05, (110, 180, 80))
+    _ridge(rng, draw, width, height, 0.75, 0.06, (70, 140, 60))
 
 
-def _maze(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, height: int, ink: Colour) -> None:
-    step = int(rng.integers(9, 14))
-    for x in range(4, width - step, step):
-        for y in range(4, height - step, step):
-            end = (x + step, y) if rng.random() < 0.5 else (x, y + step)
-            draw.line((x, y, *end), fill=ink, width=3)
+def _desert(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, height: int) -> None:
+    _ridge(rng, draw, width, height, 0.5, 0.06, (235, 190, 110))
+    _ridge(rng, draw, width, height, 0.75, 0.08, (205, 150, 80))
 
 
-def _spreadsheet(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, height: int, ink: Colour) -> None:
-    columns, rows = int(rng.integers(3, 5)), int(rng.integers(6, 10))
-    for row in range(rows):
-        y = 4 + row * (height - 8) / rows
-        draw.line((4, y, width - 4, y), fill=ink)
-        for column in range(columns):
-            x = 8 + column * (width - 8) / columns
-            end = x + rng.uniform(0.2, 0.75) * width / columns
-            draw.line((x, y + 4, end, y + 4), fill=ink, width=5 if row == 0 else 2)
+def _beach(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, height: int) -> None:
+    sea = height * rng.uniform(0.35, 0.5)
+    draw.rectangle((0, sea, width, height), fill=(30, 110, 180))
+    _ridge(rng, draw, width, height, 0.75, 0.04, (240, 215, 160))
 
 
-def _street_map(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, height: int, ink: Colour) -> None:
-    for _ in range(int(rng.integers(6, 10))):
-        start, end = rng.uniform(0, 1, size=2) * (width, width), rng.uniform(0, 1, size=2) * (height, height)
-        across = (0, float(end[0]), width, float(end[1])) if rng.random() < 0.5 else (float(start[0]), 0, float(start[1]), height)
-        draw.line(across, fill=ink, width=int(rng.choice((2, 2, 5))))
+def _city(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, height: int) -> None:
+    x = -4.0
+    while x < width:
+        wide, top = rng.uniform(8, 18), height * rng.uniform(0.2, 0.65)
+        grey = int(rng.integers(60, 130))
+        draw.rectangle((x, top, x + wide, height), fill=(grey, grey, grey + 20))
+        for y in range(int(top) + 4, height, 6):
+            draw.line((x + 2, y, x + wide - 3, y), fill=(240, 220, 120))
+        x += wide + 1
 
 
-def _crossword(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, height: int, ink: Colour) -> None:
-    step = int(rng.integers(11, 16))
-    for x in range(2, width - step, step):
-        for y in range(2, height - step, step):
-            draw.rectangle((x, y, x + step, y + step), outline=ink, fill=ink if rng.random() < 0.3 else None)
+def _forest(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, height: int) -> None:
+    for x in np.sort(rng.uniform(-4, width, size=int(rng.integers(7, 12)))):
+        top, wide = height * rng.uniform(-0.1, 0.2), rng.uniform(3, 6)
+        draw.rectangle((x, top, x + wide, height), fill=(80, 55, 40))
+        draw.ellipse((x - 10, top - 16, x + 14, top + 18), fill=(30, int(rng.integers(80, 130)), 50))
 
 
-def _circuit(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, height: int, ink: Colour) -> None:
-    for _ in range(int(rng.integers(7, 11))):
-        x, y = rng.uniform(6, width - 6), rng.uniform(6, height - 6)
-        for _ in range(2):
-            nx, ny = (rng.uniform(6, width - 6), y) if rng.random() < 0.5 else (x, rng.uniform(6, height - 6))
-            draw.line((x, y, nx, ny), fill=ink, width=2)
-            x, y = nx, ny
-        draw.ellipse((x - 4, y - 4, x + 4, y + 4), fill=ink)
+def _night(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, height: int) -> None:
+    draw.rectangle((0, 0, width, height), fill=(12, 14, 45))
+    for x, y in rng.uniform(0, (width, height), size=(int(rng.integers(25, 50)), 2)):
+        draw.ellipse((x - 1, y - 1, x + 1, y + 1), fill=(250, 250, 220))
 
 
-DIAGRAMS: dict[str, Diagram] = {
-    "bar chart": _bar_chart,
-    "line graph": _line_graph,
-    "barcode": _barcode,
-    "maze": _maze,
-    "spreadsheet": _spreadsheet,
-    "street map": _street_map,
-    "crossword": _crossword,
-    "circuit board": _circuit,
+def _road(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, height: int) -> None:
+    horizon, end = height * rng.uniform(0.35, 0.5), width * rng.uniform(0.3, 0.7)
+    draw.rectangle((0, horizon, width, height), fill=(150, 165, 90))
+    draw.polygon((end - 2, horizon, end + 2, horizon, width * 0.85, height, width * 0.15, height), fill=(85, 85, 90))
+    draw.line((end, horizon, width / 2, height), fill=(245, 245, 240), width=2)
+
+
+SCENES: dict[str, Scene] = {
+    "mountains": _mountains,
+    "hills": _hills,
+    "desert": _desert,
+    "beach": _beach,
+    "city skyline": _city,
+    "forest": _forest,
+    "night sky": _night,
+    "country road": _road,
 }

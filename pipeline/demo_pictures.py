@@ -1,4 +1,4 @@
-"""The demo's pictures: objects, textures, diagrams and rendered words, each drawn from a random generator.
+"""The demo's pictures: objects, textures, scenes and rendered words, each drawn from a random generator.
 
 Everything is painted at twice its size and reduced, so that edges are smooth at 32 pixels.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from pipeline.demo_glyphs import DARK, MAIN, OBJECTS, USUAL_COLOURS
-from pipeline.demo_patterns import DIAGRAMS, TEXTURE_COLOURS, TEXTURES, Colour
+from pipeline.demo_patterns import SCENES, TEXTURE_COLOURS, TEXTURES, Colour
 
 SIDES = (36, 40, 44, 48)  # pixels of a finished picture, per axis
 OVERSAMPLING = 2
@@ -43,6 +43,8 @@ SHIFTED: dict[str, Colour] = {
     "brown": (75, 45, 30),
     "white": (222, 235, 250),
 }
+
+SKIES: dict[str, Colour] = {"blue": (90, 160, 235), "grey": (150, 160, 170), "orange": (240, 130, 60), "pink": (235, 150, 170)}
 
 
 @dataclass(frozen=True)
@@ -110,13 +112,15 @@ def draw_texture(rng: np.random.Generator, subject: str) -> Picture:
     return Picture(_finish(rng, _image(pixels + rng.normal(0, 6, (*size, 1)))), subject, colour, other)
 
 
-def draw_diagram(rng: np.random.Generator, subject: str) -> Picture:
-    """One of ``DIAGRAMS``: what the web is full of and no evaluation asks for."""
-    paper = str(rng.choice(("white", "grey", "yellow", "blue", "black")))
-    canvas = _image(np.full((*_canvas_size(rng), 3), _vary(rng, COLOURS[paper]), dtype=float))
-    ink = str(rng.choice([name for name in _ALL if name != paper]))
-    DIAGRAMS[subject](rng, ImageDraw.Draw(canvas), *canvas.size, _vary(rng, COLOURS[ink]))
-    return Picture(_finish(rng, canvas), subject, ink, paper)
+def draw_scene(rng: np.random.Generator, subject: str) -> Picture:
+    """One of ``SCENES`` under a sky: what the web is full of and no evaluation asks for."""
+    height, width = _canvas_size(rng)
+    sky = str(rng.choice(list(SKIES)))
+    ramp = np.linspace(0, 1, height)[:, None, None]
+    pixels = (1 - ramp) * _vary(rng, SKIES[sky]) + ramp * (250, 240, 225)
+    canvas = _image(np.broadcast_to(pixels, (height, width, 3)))
+    SCENES[subject](rng, ImageDraw.Draw(canvas), width, height)
+    return Picture(_finish(rng, canvas), subject, sky, sky)
 
 
 def draw_words(rng: np.random.Generator, words: str) -> Picture:

@@ -15,6 +15,7 @@ from common.errors import ClipsiftError
 from common.files import write_text
 from common.machine import Machine
 from evaluation.tasks import select_tasks
+from pipeline.validation import Validation
 from selection.config import Selection
 from selection.pool import Pool
 from selection.target import TRUSTED
@@ -74,6 +75,7 @@ class RunCLI(LightningCLI):
         parser.add_argument("--max_loss", type=float, default=0.01, help="Share of samples that may be damaged.")
         parser.add_argument("--selection", type=Selection, default=Selection(), help="Which pairs are kept.")
         parser.add_argument("--evaluation", type=Evaluation, default=Evaluation(), help="Which tasks, by which rules.")
+        parser.add_argument("--validation", type=Validation, default=Validation(), help="Tasks scored during training.")
         parser.add_argument("--checkpoint", type=Checkpoint, default=Checkpoint(), help="How often training saves.")
         for source, target in (
             ("pool", "data.pool"),
@@ -106,6 +108,7 @@ class RunSettings:
     seed: int
     selection: Selection
     evaluation: Evaluation
+    validation: Validation
     checkpoint: Checkpoint
     machine: Machine
     data: dict[str, Any]
@@ -127,6 +130,7 @@ def parse_run(arguments: list[str], needs_eval: bool = True) -> RunSettings:
         cli = RunCLI(arguments)
         settings = _absolute_paths(cli.config)
         selection = _made(Selection, settings.selection)
+        validation = _made(Validation, settings.validation)
         evaluation, checkpoint = _made(Evaluation, settings.evaluation), _made(Checkpoint, settings.checkpoint)
     except ClipsiftError:
         raise
@@ -150,6 +154,7 @@ def parse_run(arguments: list[str], needs_eval: bool = True) -> RunSettings:
         seed=settings.seed_everything,
         selection=selection,
         evaluation=evaluation,
+        validation=validation,
         checkpoint=checkpoint,
         machine=machine,
         data=data,
@@ -196,6 +201,7 @@ def _check(run: RunSettings, needs_eval: bool) -> None:
         raise ClipsiftError(f"eval: {run.eval} does not exist" if run.eval else "--eval is missing")
     PoolDataModule(**run.data)  # checks its numbers
     select_tasks(run.evaluation.tasks or ["*"])
+    run.validation.chosen(run.eval)
     for step in run.selection.check(run.trusted).steps:
         for target in step.targets:
             if target != TRUSTED and not Path(target).exists():

@@ -14,6 +14,7 @@ from evaluation import evaluate
 from evaluation.table import format_table
 from pipeline.report import build_report
 from pipeline.settings import Evaluation, RunSettings
+from pipeline.validation import Validate
 from selection.index import PoolIndex
 from selection.pool import Pool
 from selection.select import Selector
@@ -62,11 +63,19 @@ def run_fit(run: RunSettings) -> Path:
     data = PoolDataModule(**run.data | {"cache": str(run.cache)})
     data.obtain = lambda: run_select(run)
     steps, minutes = run.checkpoint.steps, run.checkpoint.minutes
+    options = run.trainer | {"callbacks": [*run.trainer.get("callbacks", ()), *_validation(run)]}
     folder = fit(
-        module, data, run.out, run.machine, checkpoint_steps=steps, checkpoint_minutes=minutes, options=run.trainer
+        module, data, run.out, run.machine, checkpoint_steps=steps, checkpoint_minutes=minutes, options=options
     )
     barrier()
     return folder
+
+
+def _validation(run: RunSettings) -> list[Validate]:
+    tasks = run.validation.chosen(run.eval)
+    path, every_steps, how = run.out / "training" / "validation.csv", run.validation.every_steps, run.evaluation
+    options = {"rules": how.rules, "batch_size": how.batch_size, "workers": how.workers}
+    return [Validate(tasks, str(run.eval), path, every_steps, **options)] if tasks else []
 
 
 def run_evaluate(clip: LoadedCLIP, data: str, out: Path, settings: Evaluation, machine: Machine) -> None:

@@ -11,15 +11,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import jsonargparse
-
 from common.clip import load_clip
-from common.distributed import barrier, rank, world_size
+from common.distributed import rank, world_size
 from common.errors import ClipsiftError
 from common.machine import Machine, launch, quiet_libraries
+from evaluation.download import download
 from pipeline import demo, stages
+from pipeline.arguments import existing_file, parse_settings, say
 from pipeline.compare import FORMATS, compare, format_comparison
-from pipeline.settings import Evaluation, RunSettings, one_line, parse_run
+from pipeline.settings import Evaluation, RunSettings, parse_run
+from pipeline.tools import TOOLS
 from selection.embed import embed
 from selection.index import PoolIndex
 from selection.pool import Pool
@@ -75,7 +76,7 @@ def _start(arguments: list[str], needs_eval: bool) -> RunSettings:
 
 def _reproduce(arguments: list[str]) -> None:
     page = stages.reproduce(_start(arguments, needs_eval=True))
-    _say(f"report: {page}")
+    say(f"report: {page}")
 
 
 def _select(arguments: list[str]) -> None:
@@ -83,14 +84,15 @@ def _select(arguments: list[str]) -> None:
 
 
 def _fit(arguments: list[str]) -> None:
-    _say(f"model: {stages.run_fit(_start(arguments, needs_eval=False))}")
+    say(f"model: {stages.run_fit(_start(arguments, needs_eval=False))}")
 
 
 @dataclass
 class _EvaluateSettings:
-    """What to evaluate (a run, or a model and its weights), on what, and where."""
+    """What to evaluate (a run, or a model and its weights), on what, and where; ``download``: fetch the tasks first."""
 
     data: str
+    download: bool = False
     run: str | None = None
     model: str | None = None
     pretrained: str | None = None
@@ -104,7 +106,12 @@ class _EvaluateSettings:
 
 
 def _evaluate(arguments: list[str]) -> None:
-    settings = _parse(_EvaluateSettings, arguments)
+    settings = parse_settings(
+        _EvaluateSettings, ["--download=true" if word == "--download" else word for word in arguments]
+    )
+    tasks = settings.tasks.split(",") if settings.tasks else []
+    if settings.download and settings.run is None and settings.model is None:
+        return download(tasks, settings.data)
     if (settings.run is None) == (settings.model is None):
         raise ClipsiftError("say either --run RUN_DIR or --model NAME_OR_JSON with --pretrained TAG_OR_FILE")
     if settings.run is not None:
@@ -118,10 +125,11 @@ def _evaluate(arguments: list[str]) -> None:
         model, out = str(settings.model), settings.out
     if out is None:
         raise ClipsiftError("--out is missing: the folder for eval_results.jsonl and summary.json")
+    if settings.download:  # before there is a process group, which would not wait that long
+        download(tasks, settings.data)
     if not Path(settings.data).is_dir():
         raise ClipsiftError(f"data: {settings.data} does not exist")
     machine = launch(settings.trainer)
-    tasks = settings.tasks.split(",") if settings.tasks else []
     how = Evaluation(tasks, settings.rules, settings.precision, settings.batch_size, settings.workers)
     stages.run_evaluate(load_clip(model, settings.pretrained), settings.data, Path(out), how, machine)
 
@@ -135,9 +143,9 @@ class _ReportSettings:
 
 
 def _report(arguments: list[str]) -> None:
-    settings = _parse(_ReportSettings, arguments, positional="run")
-    run = parse_run(["--config", str(_existing(Path(settings.run) / "config.yaml"))], needs_eval=False)
-    _say(f"report: {stages.run_report(Path(settings.run), run.pool, run.cache, settings.truth or run.truth)}")
+    settings = parse_settings(_ReportSettings, arguments, positional="run")
+    run = parse_run(["--config", str(existing_file(Path(settings.run) / "config.yaml"))], needs_eval=False)
+    say(f"report: {stages.run_report(Path(settings.run), run.pool, run.cache, settings.truth or run.truth)}")
 
 
 @dataclass
@@ -153,7 +161,7 @@ def _compare(arguments: list[str]) -> None:
     runs, rest = arguments[:split], arguments[split:]
     if not runs:
         raise ClipsiftError("compare: give the run directories first: clipsift compare RUN_DIR ... [--format FORMAT]")
-    settings = _parse(_CompareSettings, [f"--runs={runs}", *rest])
+    settings = parse_settings(_CompareSettings, [f"--runs={runs}", *rest])
     assert set(FORMATS) == {"table", "markdown", "csv", "latex"}
     print(format_comparison(compare([Path(run) for run in settings.runs]), settings.format))
 
@@ -175,7 +183,7 @@ class _EmbedSettings:
 
 
 def _embed(arguments: list[str]) -> None:
-    settings = _parse(_EmbedSettings, arguments)
+    settings = parse_settings(_EmbedSettings, arguments)
     pool = Pool(settings.pool)
     clip = load_clip(settings.model, settings.pretrained)
     machine = launch(settings.trainer)
@@ -188,40 +196,11 @@ def _embed(arguments: list[str]) -> None:
     }
     files, report = embed(index, clip, out / "metadata", settings.name, machine, **how)
     report.merge(index.report).check(settings.max_loss)
-    _say(f"metadata: {len(files)} files in {out / 'metadata'}")
+    say(f"metadata: {len(files)} files in {out / 'metadata'}")
 
 
 def _demo(arguments: list[str]) -> None:
-    demo.run_demo(_parse(demo.DemoSettings, arguments))
-
-
-def _parse(kind: Callable[..., Any], arguments: list[str], positional: str | None = None) -> Any:
-    """Settings of a verb that is no run, from its dataclass; ``positional`` may be given without its ``--name``."""
-    if positional and arguments and not arguments[0].startswith("-"):
-        arguments = [f"--{positional}", *arguments]
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument("--config", action=jsonargparse.ActionConfigFile, help="YAML file with these settings.")
-    parser.add_class_arguments(kind, None)
-    try:
-        values = parser.parse_args(arguments).as_dict()
-        values.pop("config", None)
-        if isinstance(values.get("trainer"), dict):
-            values["trainer"] = Machine(**values["trainer"])
-        return kind(**values)
-    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
-        raise ClipsiftError(one_line(error)) from error
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise ClipsiftError(f"{path}: does not exist")
-    return path
-
-
-def _say(text: str) -> None:
-    if rank() == 0:
-        print(text)
-    barrier()
+    demo.run_demo(parse_settings(demo.DemoSettings, arguments))
 
 
 _VERBS: dict[str, Callable[[list[str]], None]] = {
@@ -233,4 +212,5 @@ _VERBS: dict[str, Callable[[list[str]], None]] = {
     "compare": _compare,
     "embed": _embed,
     "demo": _demo,
+    **TOOLS,
 }

@@ -17,8 +17,10 @@ def check_features(features: Tensor, name: str = "features") -> Tensor:
     """
     if features.ndim != 2 or not features.is_floating_point():
         raise ValueError(f"{name}: expected a 2-D floating-point tensor, got {features.dtype} {tuple(features.shape)}")
-    parts = tiles(len(features), ROW_TILE)
-    norms = torch.cat([torch.linalg.vector_norm(features[rows].float(), dim=1) for rows in parts])
+    # Into one tensor: a list of small results between the float32 tiles keeps malloc from using their memory again.
+    norms = torch.empty(len(features), device=features.device)
+    for rows in tiles(len(features), ROW_TILE):
+        norms[rows] = torch.linalg.vector_norm(features[rows].float(), dim=1)
     bad = torch.isfinite(norms).logical_not_().nonzero()
     if len(bad):
         raise ValueError(f"{name}: row {int(bad[0])} has NaN or infinite values ({len(bad)} such rows)")

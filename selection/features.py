@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ import pyarrow.parquet as pq
 from common.errors import ClipsiftError
 from common.files import atomic_path
 from selection.pool import stem
-from selection.uids import format_uids, parse_uids
+from selection.tiles import ROW_TILE, tiles
+from selection.uids import parse_uids, uid_column
 
 NORM_TOLERANCE = 0.01  # fp16 storage moves the norm of a unit vector by up to 2.5e-4
 
@@ -39,7 +39,7 @@ class FeatureFile:
     def uids(self) -> np.ndarray:
         """(n,) uids of the rows."""
         try:
-            return parse_uids(self.column("uid").tolist())
+            return parse_uids(self._column("uid"))
         except ClipsiftError as error:
             raise ClipsiftError(f"{self.path}: {error}") from error
 
@@ -49,10 +49,13 @@ class FeatureFile:
 
     def column(self, name: str) -> np.ndarray:
         """(n,) values of one parquet column."""
+        return self._column(name).to_numpy(zero_copy_only=False)
+
+    def _column(self, name: str) -> pa.ChunkedArray:
         parquet = self._parquet()
         if name not in parquet.schema_arrow.names:
             raise ClipsiftError(f"{self.path}: has no column {name} (it has {', '.join(parquet.schema_arrow.names)})")
-        return parquet.read([name]).column(0).to_numpy(zero_copy_only=False)
+        return parquet.read([name]).column(0)
 
     def image(self) -> np.ndarray:
         """(n, d) image features in the dtype of the file (fp16 in DataComp's)."""
@@ -71,7 +74,7 @@ class FeatureFile:
     def _array(self, tower: str) -> np.ndarray:
         path, key = self.path.removesuffix(".parquet") + ".npz", f"{self.name}_{tower}"
         try:
-            with fsspec.open(path, "rb") as handle, np.load(io.BytesIO(handle.read()), allow_pickle=False) as arrays:
+            with fsspec.open(path, "rb") as handle, np.load(handle, allow_pickle=False) as arrays:
                 if key not in arrays.files:
                     raise ClipsiftError(f"{path}: has no array {key} (it has {', '.join(arrays.files)})")
                 values = arrays[key]
@@ -86,7 +89,8 @@ class FeatureFile:
 
 def bad_rows(features: np.ndarray) -> np.ndarray:
     """(n,) bool: rows that no cosine can be computed from (NaN, infinite or all zero)."""
-    norms = np.linalg.norm(features.astype(np.float32), axis=1)
+    parts = tiles(len(features), ROW_TILE)  # a file of half a million rows is never held in float32
+    norms = np.concatenate([np.linalg.norm(features[rows].astype(np.float32), axis=1) for rows in parts])
     return ~np.isfinite(norms) | (norms == 0)
 
 
@@ -101,6 +105,6 @@ def write_feature_file(
     with atomic_path(folder / f"{stem}.npz") as temporary, open(temporary, "wb") as handle:
         arrays: dict[str, Any] = {f"{name}_img": image.astype(np.float16), f"{name}_txt": text.astype(np.float16)}
         np.savez(handle, **arrays)
-    table = pa.table({"uid": pa.array(format_uids(uids), pa.string()), "text": pa.array(captions, pa.string())})
+    table = pa.table({"uid": uid_column(uids), "text": pa.array(captions, pa.string())})
     with atomic_path(folder / f"{stem}.parquet") as temporary:
         pq.write_table(table, temporary)

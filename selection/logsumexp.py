@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from selection.checks import check_pair, check_temperature
+from selection.checks import check_pair, check_same_width, check_temperature
 from selection.tiles import product_sums, product_tile, tile_map, tiles
 
 # One exponential per element serves the row and the column sum, because both are taken against the same fixed offset:
@@ -36,15 +38,67 @@ def contrastive_normaliser(image: Tensor, text: Tensor, temperature: float) -> t
     image_norms, text_norms = check_pair(image, text)
     if len(image) == 0:
         return image_norms, text_norms
-    largest_logit = (image_norms.max() * text_norms.max()).item() / temperature
-    offset = min(0.0, HEADROOM - largest_logit)
-    row_sums, column_sums = product_sums(image, text, lambda logits: logits.add_(offset).exp_(), 1 / temperature)
-    image_lse, text_lse = row_sums.log() - offset, column_sums.log() - offset
-    for lse, sums, queries, keys in ((image_lse, row_sums, image, text), (text_lse, column_sums, text, image)):
+    return _both_lse(image, text, temperature, (image_norms.max() * text_norms.max()).item())
+
+
+def bank_normaliser(
+    image: Tensor, text: Tensor, bank_image: Tensor, bank_text: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """(n,) float32 log-sum-exps over a bank of m other samples: its texts for each image, its images for each text.
+
+    ``image`` and ``text`` are (n, d), ``bank_image`` and ``bank_text`` (m, d), m at least 1. Raises ValueError as
+    :func:`contrastive_normaliser` does.
+    """
+    check_temperature(temperature)
+    norms = (*check_pair(image, text), *check_pair(bank_image, bank_text))
+    check_same_width(image, bank_image, "bank")
+    if len(bank_image) == 0:
+        raise ValueError("bank is empty")
+    if len(image) == 0:
+        return norms[0], norms[1]
+    largest = [norm.max().item() for norm in norms]
+    image_lse, _ = _both_lse(image, bank_text, temperature, largest[0] * largest[3])
+    text_lse, _ = _both_lse(text, bank_image, temperature, largest[1] * largest[2])
+    return image_lse, text_lse
+
+
+def _both_lse(a: Tensor, b: Tensor, temperature: float, largest_product: float) -> tuple[Tensor, Tensor]:
+    """Row (n,) and column (m,) log-sum-exp of ``a @ b.T / temperature``."""
+    offset = min(0.0, HEADROOM - largest_product / temperature)
+    row_sums, column_sums = _exp_sums(a, b, 1 / temperature, offset)
+    row_lse, column_lse = row_sums.log() - offset, column_sums.log() - offset
+    for lse, sums, queries, keys in ((row_lse, row_sums, a, b), (column_lse, column_sums, b, a)):
         low = (sums < math.exp(-HEADROOM)).nonzero().squeeze(1)
         if len(low):
             lse[low] = _row_lse(queries[low], keys, temperature)
-    return image_lse, text_lse
+    return row_lse, column_lse
+
+
+def _exp_sums(a: Tensor, b: Tensor, scale: float, offset: float) -> tuple[Tensor, Tensor]:
+    """Row and column sums of ``exp(scale * a @ b.T + offset)``, by the fused kernel where it applies."""
+    if a.is_cuda and triton_available():
+        halves = lossless_half(a, b)
+        if halves is not None:
+            from selection.logsumexp_triton import exp_sums  # here: needs Triton
+
+            return exp_sums(*halves, scale, offset)
+    return product_sums(a, b, lambda logits: logits.add_(offset).exp_(), scale)
+
+
+@cache
+def triton_available() -> bool:
+    """Whether Triton can be imported."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def lossless_half(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor] | None:
+    """``a`` and ``b`` in the same 16-bit dtype if that loses nothing, as for DataComp's features, which are fp16."""
+    if a.dtype == b.dtype == torch.bfloat16:
+        return a, b
+    a_half, b_half = a.half(), b.half()
+    if torch.equal(a_half.to(a.dtype), a) and torch.equal(b_half.to(b.dtype), b):
+        return a_half, b_half
+    return None
 
 
 def _row_lse(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:

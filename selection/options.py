@@ -19,9 +19,7 @@ def options_of(function: Callable[..., Any], num_skipped: int = 1) -> dict[str, 
     return {parameter.name: parameter.default for parameter in parameters}
 
 
-def check_options(
-    what: str, function: Callable[..., Any], known: Mapping[str, Any], given: Mapping[str, Any]
-) -> None:
+def check_options(what: str, function: Callable[..., Any], known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Raise :class:`ClipsiftError` for an option that is not ``known``, one of another type, or a must left out.
 
     Types are those of the annotations: numbers, strings, booleans, ``Literal``, lists, and unions of them.

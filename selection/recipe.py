@@ -2,92 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from common.errors import ClipsiftError
+from common.files import fingerprint
+from selection.combine import COMBINATIONS
 from selection.pool import Pool
 from selection.scores import SCORES
+from selection.step import Column, Step, with_distinct_names
 from selection.subset import Subset
-from selection.top import keep_datacomp, keep_threshold, keep_top, num_to_keep
-
-SETTINGS = ("score", "keep", "count", "threshold", "ties", "name")  # of a step; every other key is the score's own
+from selection.subsets import METHODS, Candidates
 
 
-@dataclass(frozen=True)
-class Step:
-    """Keep the best by one score.
+class FeatureSource(Protocol):
+    """Where set methods get features from; :class:`selection.gather.PoolFeatures` reads them from the pool's files."""
 
-    Exactly one of ``keep`` (a fraction of the POOL, not of what the step before left: in (0, 1]), ``count`` (a number
-    of samples) and ``threshold`` (``>=``) says how many. ``ties``: ``exact`` keeps exactly ``int(n * keep)``, equal
-    scores in order of uid; ``datacomp`` keeps all that score at least as high as the sample at rank ``int(n * keep)``:
-    one more than that and all its ties, as DataComp's own filter does.
-    """
-
-    score: str
-    keep: float | None = None
-    count: int | None = None
-    threshold: float | None = None
-    ties: Literal["exact", "datacomp"] = "exact"
-    name: str = ""  # of the score column
-    options: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def parse(cls, number: int, values: dict[str, Any]) -> Step:
-        """A step from its YAML mapping; everything wrong with it is a :class:`ClipsiftError` that says where."""
-        where = f"selection.steps[{number}]"
-        if not isinstance(values, dict) or "score" not in values:
-            raise ClipsiftError(f"{where}: a step is a mapping with a score, such as {{score: clip_score, keep: 0.3}}")
-        score = values["score"]
-        if score not in SCORES:
-            raise ClipsiftError(f"{where}: no score is named {score!r} (there are {', '.join(sorted(SCORES))})")
-        options = {key: value for key, value in values.items() if key not in SETTINGS}
-        try:
-            SCORES[score].check(options)
-        except ClipsiftError as error:
-            raise ClipsiftError(f"{where}: {error}") from error
-        settings = {key: value for key, value in values.items() if key in SETTINGS}
-        step = cls(**{"name": score} | settings, options=options)
-        step._check(where)
-        return step
-
-    def _check(self, where: str) -> None:
-        given = [name for name in ("keep", "count", "threshold") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ClipsiftError(
-                f"{where}: say exactly one of keep, count, threshold (got {', '.join(given) or 'none'})"
-            )
-        value = getattr(self, given[0])
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ClipsiftError(f"{where}: {given[0]} is a number, got {value!r}")
-        if self.keep is not None and not 0 < self.keep <= 1:
-            raise ClipsiftError(f"{where}: keep is a fraction in (0, 1], got {self.keep}")
-        if self.count is not None and (self.count < 1 or self.count != int(self.count)):
-            raise ClipsiftError(f"{where}: count is a whole number of at least 1, got {self.count}")
-        if self.ties not in ("exact", "datacomp"):
-            raise ClipsiftError(f"{where}: ties is exact or datacomp, got {self.ties!r}")
-        if self.ties == "datacomp" and self.keep is None:
-            raise ClipsiftError(f"{where}: ties: datacomp goes with keep")
-
-    @property
-    def targets(self) -> list[str]:
-        """The target sets that the score compares with."""
-        return [self.options[option] for option in ("target", "target_text") if self.options.get(option)]
-
-    def mask(self, scores: np.ndarray, uids: np.ndarray, num_pool: int) -> np.ndarray:
-        """(n,) bool over the rows that are left; ``num_pool`` is what ``keep`` is a fraction of."""
-        if self.threshold is not None:
-            return keep_threshold(scores, self.threshold)
-        if self.count is not None:
-            return keep_top(scores, uids, int(self.count))
-        assert self.keep is not None
-        if self.ties == "datacomp":
-            return keep_datacomp(scores, num_to_keep(num_pool, float(self.keep)))
-        return keep_top(scores, uids, num_to_keep(num_pool, float(self.keep)))
+    def candidates(self, rows: np.ndarray, needs: tuple[str, ...], seed: int) -> tuple[Candidates, np.ndarray]:
+        """Of the pool's ``rows`` (ascending) those with usable features, and the bool mask that says which they are."""
 
 
 @dataclass(frozen=True)
@@ -114,18 +52,44 @@ class Recipe:
         subtract: list[str] | None = None,
     ) -> Recipe:
         """Check everything that can be checked without data: scores, options, fractions, files that must exist."""
-        parsed = [Step.parse(number, values) for number, values in enumerate(steps)]
-        files = [*([within] if within else []), *(union or []), *(intersect or []), *(subtract or [])]
-        for path in files:
+        parsed = with_distinct_names([Step.parse(number, values) for number, values in enumerate(steps)])
+        operations = [*(union or []), *(intersect or []), *(subtract or [])]
+        for number, step in enumerate(parsed):
+            if step.method and METHODS[step.method].repeats and (operations or number < len(parsed) - 1):
+                raise ClipsiftError(
+                    f"selection.steps[{number}]: {step.method} repeats samples, which a later step or set operation "
+                    "would lose; make it the last step and apply set operations to the file it writes"
+                )
+        for path in [*([within] if within else []), *operations]:
             if not Path(path).is_file():
                 raise ClipsiftError(f"selection: the subset file {path} does not exist")
-        named = tuple(_distinct_names(parsed))
-        return cls(named, within, tuple(union or ()), tuple(intersect or ()), tuple(subtract or ()))
+        return cls(tuple(parsed), within, tuple(union or ()), tuple(intersect or ()), tuple(subtract or ()))
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The distinct score columns to compute, in order of use."""
+        used = (leaf for step in self.steps if step.column for leaf in step.column.leaves())
+        return tuple({column.name: column for column in used}.values())
+
+    @property
+    def targets(self) -> list[str]:
+        """The sources of target features, sorted."""
+        return sorted({target for step in self.steps for target in step.targets})
 
     @property
     def needs_features(self) -> bool:
         """Whether any step looks at image or text features."""
-        return any(SCORES[step.score].needs for step in self.steps)
+        return self.gathers_features or any(SCORES[column.score].needs for column in self.columns)
+
+    @property
+    def gathers_features(self) -> bool:
+        """Whether :meth:`apply` needs ``features``: some method looks at those of the samples that are left."""
+        return any(step.method and METHODS[step.method].needs for step in self.steps)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every step keeps the best by one score column: then the cuts can be found without all scores."""
+        return not any(step.method or step.of for step in self.steps)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for provenance."""
@@ -151,13 +115,21 @@ class Recipe:
             selection = Selection.of(self, features)
             return Subset.load(Selector(selection, pool, folder, folder / "cache", seed).run())
 
-    def apply(self, uids: np.ndarray, columns: dict[str, np.ndarray]) -> tuple[Subset, dict[str, Any]]:
+    def apply(
+        self,
+        uids: np.ndarray,
+        columns: Mapping[str, np.ndarray],
+        features: FeatureSource | None = None,
+        seed: int = 0,
+    ) -> tuple[Subset, dict[str, Any]]:
         """Choose from scored samples.
 
         Args:
             uids: (n,) of the pool.
-            columns: (n,) float32 scores by column name, higher is better; NaN marks a row without usable features,
-                which counts towards the pool's size and is never kept by a step.
+            columns: (n,) float32 scores by name of :attr:`columns`, higher is better; NaN marks a row without usable
+                features, which counts towards the pool's size and is never kept by a step.
+            features: gives those of chosen rows to set methods; only needed if :attr:`gathers_features`.
+            seed: of methods that draw at random.
 
         Returns:
             The subset, and what each step did (for ``subset.json``).
@@ -165,15 +137,19 @@ class Recipe:
         left = np.arange(len(uids))
         if self.within:
             left = left[Subset.load(self.within).multiplicity(uids) > 0]
-        num_pool, done = len(left), []
+        pool, done = left, []
         for step in self.steps:
-            scores = columns[step.name][left]
-            mask = step.mask(scores, uids[left], num_pool)
-            left = left[mask]
-            cut = float(scores[mask].min()) if mask.any() else None
-            asked = step.keep or step.count
-            record = {"name": step.name, "score": step.score, "keep": asked, "num_kept": len(left), "threshold": cut}
-            done.append(record | {"options": step.options})
+            scores = None if step.column is None else _values(step.column, columns, pool, len(uids))[left]
+            cut = None
+            if step.method:
+                left = _choose(step, left, scores, len(pool), features, seed)
+            else:
+                assert scores is not None
+                mask = step.mask(scores, uids[left], len(pool))
+                left, cut = left[mask], float(scores[mask].min()) if mask.any() else None
+            asked, what = step.keep or step.count, step.score or step.method
+            record = {"name": step.name, "score": what, "keep": asked, "num_kept": len(left), "threshold": cut}
+            done.append({**record, "options": step.options})
         subset, operations = Subset(uids[left]), []
         for operation, files in (
             ("union", self.union),
@@ -184,14 +160,36 @@ class Recipe:
                 other = Subset.load(path)
                 subset = getattr(subset, operation)(other)
                 operations.append({"operation": operation, "file": path, "size": len(other), "num_kept": len(subset)})
-        return subset, {"num_pool": num_pool, "steps": done, "operations": operations}
+        return subset, {"num_pool": len(pool), "steps": done, "operations": operations}
 
 
-def _distinct_names(steps: list[Step]) -> list[Step]:
-    """Number the columns of scores that occur several times: ``normsim``, ``normsim_2`` ..."""
-    seen: dict[str, int] = {}
-    result = []
-    for step in steps:
-        seen[step.name] = seen.get(step.name, 0) + 1
-        result.append(step if seen[step.name] == 1 else replace(step, name=f"{step.name}_{seen[step.name]}"))
-    return result
+def _values(column: Column, columns: Mapping[str, np.ndarray], pool: np.ndarray, num_rows: int) -> np.ndarray:
+    """(num_rows,) scores of a column; a combination looks at the rows of the pool, and is NaN elsewhere."""
+    if not column.of:
+        return columns[column.name]
+    parts = [_values(part, columns, pool, num_rows)[pool] for part in column.of]
+    values = np.full(num_rows, np.nan)
+    values[pool] = COMBINATIONS[column.score](parts, **column.options)
+    return values
+
+
+def _choose(
+    step: Step, left: np.ndarray, scores: np.ndarray | None, num_pool: int, features: FeatureSource | None, seed: int
+) -> np.ndarray:
+    """The rows, of those ``left``, that a set method keeps, repeated where it says so."""
+    spec = METHODS[step.method]
+    if scores is not None:
+        left, scores = left[np.isfinite(scores)], scores[np.isfinite(scores)]
+    seed = int(fingerprint([seed, step.name]), 16) % (1 << 63)
+    empty = torch.empty(len(left), 0)
+    candidates, usable = Candidates(empty, empty, seed), np.ones(len(left), bool)
+    if spec.needs:
+        if features is None:
+            raise ValueError(f"{step.method} needs the features of the samples that are left")
+        candidates, usable = features.candidates(left, spec.needs, seed)
+    candidates.scores = None if scores is None else scores[usable]
+    try:
+        counts = spec(candidates, step.size(num_pool) if spec.sized else None, step.options)
+    except ValueError as error:
+        raise ClipsiftError(f"selection: {step.name}: {error}") from error
+    return np.repeat(left[usable], counts)

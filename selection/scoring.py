@@ -2,41 +2,59 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from common.data_report import DataReport
 from common.distributed import barrier, gather_objects, rank, world_size
 from common.errors import ClipsiftError
-from common.files import atomic_path, fingerprint
+from common.files import fingerprint
 from common.progress import Progress
 from selection.features import FeatureFile, bad_rows
-from selection.recipe import Recipe, Step
+from selection.score_files import ScoreFile, bad_rows_of, write_score_file
 from selection.scores import SCORES, FeatureBlock
-from selection.uids import format_uids, parse_uids
+from selection.step import Column
 
 BLOCK_ROWS = 32768  # the s-CLIPLoss batch: a block smaller than this would get a smaller normaliser
 
-_PARENT = b"clipsift.parent"  # schema metadata: fingerprint of what a score file was made from
+_CACHED = "score"  # name of the one column of a file in the cache
 
 
 @dataclass(frozen=True)
 class ScorePlan:
-    """What to compute for every block. ``parent`` identifies features and settings; a file of another one is stale."""
+    """What to compute for every block.
 
-    steps: tuple[Step, ...]
+    Args:
+        columns: the scores, each a step's own or part of a combination.
+        keys: identity of each column by name: its features, options, targets, seed and blocks. A file of another
+            identity is stale.
+        cache: where columns are kept by identity, so that another recipe of the same scores finds them.
+        seed: the run's.
+        device: where scores are computed.
+        target: features of a target set by name.
+        block_rows: see :func:`make_blocks`.
+    """
+
+    columns: tuple[Column, ...]
+    keys: dict[str, str]
+    cache: Path
     seed: int
     device: torch.device
     target: Callable[[str], torch.Tensor]
-    parent: str
     block_rows: int = BLOCK_ROWS
+
+    @property
+    def parent(self) -> str:
+        """Identity of a score file."""
+        return fingerprint([[column.name, self.keys[column.name]] for column in self.columns])
+
+    def cached(self, column: Column, file: FeatureFile) -> Path:
+        """Where a column's scores of a file are kept."""
+        return self.cache / self.keys[column.name] / f"{file.stem}.parquet"
 
 
 def make_blocks(files: list[FeatureFile], block_rows: int) -> list[list[FeatureFile]]:
@@ -61,7 +79,7 @@ def make_blocks(files: list[FeatureFile], block_rows: int) -> list[list[FeatureF
 
 
 def write_scores(files: list[FeatureFile], plan: ScorePlan, folder: Path) -> DataReport:
-    """Write ``folder/<stem>.parquet`` (uid, one float32 column per step) for every feature file.
+    """Write ``folder/<stem>.parquet`` (uid, one float32 column per score) for every feature file.
 
     Blocks are split over ranks; a block depends on nothing but its own files, the plan and its position-free seed, so
     the files are the same for any number of processes. Files that are there and have the plan's parent are kept.
@@ -75,12 +93,16 @@ def write_scores(files: list[FeatureFile], plan: ScorePlan, folder: Path) -> Dat
     with Progress("score", sum(file.num_rows() for block in mine for file in block), "pairs") as progress:
         for block in mine:
             rows = sum(file.num_rows() for file in block)
-            if all(_is_current(folder / f"{file.stem}.parquet", plan) for file in block):
+            done = all(bad_rows_of(folder / f"{file.stem}.parquet", plan.parent) is not None for file in block)
+            if done:
                 progress.resume(progress.done + rows)
-                report.samples += rows
-                continue
-            _write_block(block, plan, folder, report)
-            progress.advance(rows)
+            else:
+                _write_block(block, plan, folder)
+                progress.advance(rows)
+            report.samples += rows
+            for file in block:
+                for row in bad_rows_of(folder / f"{file.stem}.parquet", plan.parent) or ():
+                    report.lose("bad_features", file.stem, f"row {row}", "not finite or all zero")
     barrier()
     merged = DataReport()
     for other in gather_objects(report.as_dict()):
@@ -88,61 +110,64 @@ def write_scores(files: list[FeatureFile], plan: ScorePlan, folder: Path) -> Dat
     return merged
 
 
-def read_scores(files: list[FeatureFile], folder: Path, names: list[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """(n,) uids and (n,) float32 columns of all score files, in pool order."""
-    uids, columns = [], {name: [] for name in names}  # type: ignore[var-annotated]
-    for file in files:
-        table = pq.read_table(folder / f"{file.stem}.parquet")
-        uids.append(parse_uids(table["uid"].to_pylist()))
-        for name in names:
-            columns[name].append(table[name].to_numpy())
-    return np.concatenate(uids), {name: np.concatenate(parts) for name, parts in columns.items()}
+def _write_block(block: list[FeatureFile], plan: ScorePlan, folder: Path) -> None:
+    """Compute the columns that the cache does not have, then put all of them into the block's score files."""
+    missing = [
+        column
+        for column in plan.columns
+        if any(bad_rows_of(plan.cached(column, file), plan.keys[column.name]) is None for file in block)
+    ]
+    if missing:
+        good, features = _features(block, plan)
+        starts = np.cumsum([0, *(file.num_rows() for file in block)])
+        for column in missing:
+            scores = _score(column, good, features, block[0].path)
+            for file, start, stop in zip(block, starts, starts[1:]):
+                bad = np.flatnonzero(~good[start:stop]).tolist()
+                write_score_file(plan.cached(column, file), {_CACHED: scores[start:stop]}, plan.keys[column.name], bad)
+    for file in block:
+        cached = {column.name: ScoreFile(0, plan.cached(column, file)) for column in plan.columns}
+        bad = next((bad_rows_of(part.path, plan.keys[name]) or [] for name, part in cached.items()), [])
+        values = {name: part.column(_CACHED) for name, part in cached.items()}
+        write_score_file(folder / f"{file.stem}.parquet", values, plan.parent, bad, file.uids())
 
 
-def _is_current(path: Path, plan: ScorePlan) -> bool:
-    return path.is_file() and (pq.read_schema(path).metadata or {}).get(_PARENT) == plan.parent.encode()
+def _score(column: Column, good: np.ndarray, features: FeatureBlock, path: str) -> np.ndarray:
+    """(n,) float32 scores of a block; NaN where the features are not ``good``."""
+    scores = np.full(len(good), np.nan, np.float32)
+    try:
+        scores[good] = SCORES[column.score](features, **column.options).cpu().numpy()
+    except ValueError as error:
+        raise ClipsiftError(f"{path}: {column.name}: {error}") from error
+    return scores
 
 
-def _write_block(block: list[FeatureFile], plan: ScorePlan, folder: Path, report: DataReport) -> None:
-    uids = [file.uids() for file in block]
-    num_rows = sum(len(part) for part in uids)
-    good, features = _features(block, plan, num_rows, report)
-    columns = {}
-    for step in plan.steps:
-        scores = np.full(num_rows, np.nan, np.float32)
-        try:
-            scores[good] = SCORES[step.score](features, **step.options).cpu().numpy()
-        except ValueError as error:
-            raise ClipsiftError(f"{block[0].path}: {step.name}: {error}") from error
-        columns[step.name] = scores
-    start = 0
-    for file, part in zip(block, uids):
-        stop = start + len(part)
-        arrays = {"uid": pa.array(format_uids(part), pa.string())}
-        arrays |= {name: pa.array(scores[start:stop], pa.float32()) for name, scores in columns.items()}
-        table = pa.table(arrays).replace_schema_metadata({_PARENT: plan.parent.encode()})
-        with atomic_path(folder / f"{file.stem}.parquet") as temporary:
-            pq.write_table(table, temporary)
-        start = stop
+def _features(block: list[FeatureFile], plan: ScorePlan) -> tuple[np.ndarray, FeatureBlock]:
+    """The block's usable rows and the features that the plan needs of them, on its device.
 
-
-def _features(
-    block: list[FeatureFile], plan: ScorePlan, num_rows: int, report: DataReport
-) -> tuple[np.ndarray, FeatureBlock]:
-    """The block's usable rows and their features on the plan's device."""
-    good = np.ones(num_rows, bool)
-    image = text = torch.empty(num_rows, 0)
-    if any(SCORES[step.score].needs for step in plan.steps):
-        images, texts = _stacked(block, "image"), _stacked(block, "text")
-        good = ~(bad_rows(images) | bad_rows(texts))
-        image, text = (torch.from_numpy(part[good].astype(np.float32)) for part in (images, texts))
-    report.samples += num_rows
-    for row in np.flatnonzero(~good):
-        file, local = _locate(block, int(row))
-        report.lose("bad_features", file.stem, f"row {local}", "not finite or all zero")
-
+    They keep the dtype of the file: in float32, a file of DataComp's medium pool would take 3 GB.
+    """
+    needs = features_needed(plan.columns)
+    arrays = {tower: _stacked(block, tower) for tower in needs}
+    good = np.ones(sum(file.num_rows() for file in block), bool)
+    for array in arrays.values():
+        good &= ~bad_rows(array)
+    image, text = (_on_device(arrays.pop(tower, None), good, plan.device) for tower in ("image", "text"))
     seed = int(fingerprint([plan.seed, block[0].stem]), 16) % (1 << 63)
-    return good, FeatureBlock(image.to(plan.device), text.to(plan.device), seed, _Columns(block, good), plan.target)
+    return good, FeatureBlock(image, text, seed, _Columns(block, good), plan.target)
+
+
+def features_needed(columns: Sequence[Column]) -> list[str]:
+    """Which of image and text features the scores look at."""
+    needs = {tower for column in columns for tower in SCORES[column.score].needs}
+    return sorted(needs)
+
+
+def _on_device(features: np.ndarray | None, good: np.ndarray, device: torch.device) -> torch.Tensor:
+    """The good rows; (n, 0) when there are no features."""
+    if features is None:
+        return torch.empty(int(np.count_nonzero(good)), 0, device=device)
+    return torch.from_numpy(features if good.all() else features[good]).to(device)
 
 
 class _Columns(Mapping[str, np.ndarray]):
@@ -169,18 +194,20 @@ def _stacked(block: list[FeatureFile], tower: str) -> np.ndarray:
         raise ClipsiftError(
             f"{block[0].path}: {tower} features of this file and its neighbours differ in width {widths}"
         )
-    return np.concatenate(parts)
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _locate(block: list[FeatureFile], row: int) -> tuple[FeatureFile, int]:
-    for file in block:
-        if row < file.num_rows():
-            return file, row
-        row -= file.num_rows()
-    raise AssertionError("row outside its block")
+def column_keys(
+    columns: Sequence[Column], features: str, seed: int, targets: Mapping[str, str], block_rows: int
+) -> dict[str, str]:
+    """Identity of each score column by name.
 
-
-def plan_fingerprint(features: str, recipe: Recipe, seed: int, targets: dict[str, str], block_rows: int) -> str:
-    """Identity of score columns: their features, each step's score and options, targets, seed, blocks."""
-    steps = [[step.name, step.score, json.dumps(step.options, sort_keys=True)] for step in recipe.steps]
-    return fingerprint([features, steps, seed, targets, block_rows])
+    Args:
+        features: identity of the features.
+        targets: identity of each target's features.
+    """
+    shared = [features, seed, block_rows, features_needed(columns)]  # rows lacking one needed tower have no score
+    return {
+        column.name: fingerprint([shared, column.score, column.options, [targets[target] for target in column.targets]])
+        for column in columns
+    }

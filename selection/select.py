@@ -19,16 +19,18 @@ from common.distributed import barrier, rank
 from common.errors import ClipsiftError
 from common.files import atomic_path, file_fingerprint, fingerprint, read_json, write_json
 from common.machine import Machine, device_of
+from selection.choose import choose
 from selection.config import Selection
 from selection.embed import embed
 from selection.features import FeatureFile
+from selection.gather import PoolFeatures
 from selection.index import PoolIndex
 from selection.pool import Pool
 from selection.recipe import Recipe
-from selection.scoring import BLOCK_ROWS, ScorePlan, plan_fingerprint, read_scores, write_scores
+from selection.scoring import BLOCK_ROWS, ScorePlan, column_keys, write_scores
 from selection.subset import Subset
 from selection.target import load_target
-from selection.uids import format_uids
+from selection.uids import uid_column
 
 EMBEDDED = "teacher"  # prefix of the feature arrays that we make ourselves
 
@@ -90,23 +92,30 @@ class Selector:
                     f"{folder}: holds a selection made with other settings; use another --out or delete it"
                 )
             return folder / "subset.npy"
-        lost = write_scores(files, self._plan(features), folder / "scores")
+        plan = self._plan(features)
+        lost = write_scores(files, plan, folder / "scores")
         if self.report.samples:  # the index has counted them
             lost.samples = 0
         self.report.merge(lost)
+        self.report.check(self.max_loss)
         if rank() == 0:
-            self.report.check(self.max_loss)
             write_json(folder / "data_report.json", self.report.as_dict())
-            uids, columns = read_scores(files, folder / "scores", [step.name for step in recipe.steps])
-            subset, about = recipe.apply(uids, columns)
-            if not len(subset):
-                raise ClipsiftError(f"selection: nothing is left of {len(uids)} pairs; look at {folder / 'scores'}")
-            subset.save(folder / "subset.npy")
-            about |= {"recipe": recipe.as_dict(), "num_kept": len(subset), "num_unique": len(subset.unique)}
-            about |= {"seed": self.seed, "parents": parents, "identity": identity}
+        about = self._choose(files, plan, folder)
+        if not about["num_kept"]:
+            (folder / "subset.npy").unlink(missing_ok=True)
+            raise ClipsiftError(f"selection: nothing is left of {about['num_pool']} pairs; look at {folder / 'scores'}")
+        if rank() == 0:
+            about |= {"recipe": recipe.as_dict(), "seed": self.seed, "parents": parents, "identity": identity}
             write_json(folder / "subset.json", about | {"fingerprint": file_fingerprint(folder / "subset.npy")})
         barrier()
         return folder / "subset.npy"
+
+    def _choose(self, files: list[FeatureFile], plan: ScorePlan, folder: Path) -> dict[str, Any]:
+        gathered = None
+        if self.recipe.gathers_features:
+            gathered = PoolFeatures(files, plan.device, plan.target, folder)
+        paths = [folder / "scores" / f"{file.stem}.parquet" for file in files]
+        return choose(paths, self.recipe, folder / "subset.npy", gathered, self.seed)
 
     def _feature_files(self) -> tuple[list[FeatureFile], str]:
         """The metadata to score and its fingerprint: the pool's own, or made here from its tars."""
@@ -158,13 +167,13 @@ class Selector:
                 loaded[source] = load_target(source, self.clip, name, self.cache, device, self.trusted).to(device)
             return loaded[source]
 
-        sources = sorted({source for step in self.recipe.steps for source in step.targets})
-        for source in sources:  # before the ranks part: making one is a collective
+        for source in self.recipe.targets:  # before the ranks part: making one is a collective
             target(source)
-        prints = {source: fingerprint(loaded[source].double().sum(0).tolist()) for source in sources}
+        prints = {source: fingerprint(loaded[source].double().sum(0).tolist()) for source in loaded}
         block_rows = 0 if self.selection.per_file else BLOCK_ROWS
-        parent = plan_fingerprint(features, self.recipe, self.seed, prints, block_rows)
-        return ScorePlan(self.recipe.steps, self.seed, device, target, parent, block_rows)
+        columns = self.recipe.columns
+        keys = column_keys(columns, features, self.seed, prints, block_rows)
+        return ScorePlan(columns, keys, self.cache / "scores", self.seed, device, target, block_rows)
 
 
 def _subset_files(recipe: Recipe) -> dict[str, Any]:
@@ -175,7 +184,7 @@ def _subset_files(recipe: Recipe) -> dict[str, Any]:
 def _write_uids(path: Path, uids: np.ndarray) -> None:
     if not path.is_file():
         with atomic_path(path) as temporary:
-            pq.write_table(pa.table({"uid": pa.array(format_uids(uids), pa.string())}), temporary)
+            pq.write_table(pa.table({"uid": uid_column(uids)}), temporary)
 
 
 def load_selected(out: Path) -> Subset:

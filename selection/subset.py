@@ -8,7 +8,7 @@ import numpy as np
 
 from common.errors import ClipsiftError
 from common.files import atomic_path
-from selection.uids import UID_DTYPE, sort_key, sort_uids
+from selection.uids import UID_DTYPE, is_sorted, search_uids, sort_uids
 
 
 class Subset:
@@ -26,16 +26,24 @@ class Subset:
 
     @classmethod
     def load(cls, path: str | Path) -> Subset:
-        """Read a subset file. One that is unsorted is sorted; one of another dtype is refused."""
+        """Open a subset file, memory mapped: one of billions of uids takes no memory until it is looked into.
+
+        A name that does not end in ``.npy`` is taken for uids without a header, as DataComp's tools also write them.
+        A file that is unsorted is read whole and sorted; one of another dtype is refused.
+        """
         if not Path(path).is_file():
             raise ClipsiftError(f"subset: {path} does not exist")
-        try:
-            uids = np.load(path, allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise ClipsiftError(f"subset: {path} is no .npy file of uids ({error})") from error
+        uids = _mapped(Path(path))
         if uids.dtype != UID_DTYPE or uids.ndim != 1:
             raise ClipsiftError(f"subset: {path} holds {uids.ndim}-D {uids.dtype}, not 1-D u8,u8")
-        return cls(uids)
+        return cls.of_sorted(uids) if is_sorted(uids) else cls(uids)
+
+    @classmethod
+    def of_sorted(cls, uids: np.ndarray) -> Subset:
+        """The subset of ``uids`` that are in order already; they are not copied."""
+        subset = cls.__new__(cls)
+        subset.uids = uids
+        return subset
 
     def save(self, path: str | Path) -> None:
         """Write the subset file, atomically."""
@@ -56,31 +64,32 @@ class Subset:
         """The distinct uids, sorted."""
         if not len(self.uids):
             return self.uids
-        return self.uids[np.r_[True, self.uids[1:] != self.uids[:-1]]]
+        high, low = self.uids["f0"], self.uids["f1"]
+        return self.uids[np.r_[True, (high[1:] != high[:-1]) | (low[1:] != low[:-1])]]
 
     def multiplicity(self, uids: np.ndarray) -> np.ndarray:
         """(n,) int64: how often each of ``uids`` (any order) is in the subset; 0 where it is not."""
-        mine, theirs = sort_key(self.uids), sort_key(uids)
-        return np.searchsorted(mine, theirs, "right") - np.searchsorted(mine, theirs, "left")
+        left, right = search_uids(self.uids, uids)
+        return right - left
 
     def union(self, *others: Subset) -> Subset:
         """Uids that are in any of the subsets, each once."""
         everything = Subset(np.concatenate([self.uids, *(other.uids for other in others)]))
-        return Subset(everything.unique)
+        return Subset.of_sorted(everything.unique)
 
     def intersection(self, *others: Subset) -> Subset:
         """Uids that are in all of the subsets, each once."""
         kept = self.unique
         for other in others:
             kept = kept[other.multiplicity(kept) > 0]
-        return Subset(kept)
+        return Subset.of_sorted(kept)
 
     def difference(self, *others: Subset) -> Subset:
         """Uids of this subset that are in none of the others, each once."""
         kept = self.unique
         for other in others:
             kept = kept[other.multiplicity(kept) == 0]
-        return Subset(kept)
+        return Subset.of_sorted(kept)
 
     def __or__(self, other: Subset) -> Subset:
         return self.union(other)
@@ -90,3 +99,14 @@ class Subset:
 
     def __sub__(self, other: Subset) -> Subset:
         return self.difference(other)
+
+
+def _mapped(path: Path) -> np.ndarray:
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        if path.stat().st_size % UID_DTYPE.itemsize:
+            raise ValueError(f"its size is no multiple of {UID_DTYPE.itemsize} bytes")
+        return np.memmap(path, UID_DTYPE, "r") if path.stat().st_size else np.empty(0, UID_DTYPE)
+    except (ValueError, OSError, EOFError) as error:
+        raise ClipsiftError(f"subset: {path} is no .npy file of uids ({error})") from error

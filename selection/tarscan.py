@@ -33,11 +33,12 @@ _MEMBER = re.compile(r"^((?:.*/)?[^./][^.]*)\.([^/]*)$")  # webdataset's key and
 
 
 @dataclass
-class _Members:
-    """The members of one sample, by extension."""
+class Members:
+    """The members of one sample, by extension; those of unknown extensions apart."""
 
     key: str
     parts: dict[str, tarfile.TarInfo] = field(default_factory=dict)
+    others: dict[str, tarfile.TarInfo] = field(default_factory=dict)
 
 
 def scan_tar(handle: IO[bytes], size: int, shard: Shard, expected: int | None) -> tuple[np.ndarray, DataReport]:
@@ -54,9 +55,11 @@ def scan_tar(handle: IO[bytes], size: int, shard: Shard, expected: int | None) -
     """
     report = DataReport()
     rows, uids, seen = [], [], set()
-    groups = _Groups(handle, size, shard, report)
+    groups = Groups(handle, size)
     for sample in groups:
         report.samples += 1
+        for extension, member in sample.others.items():
+            report.ignore(f"{extension} member", shard.name, member.name)
         if sample.key in seen:
             report.lose("duplicate_key", shard.name, sample.key)
             continue
@@ -82,16 +85,16 @@ def scan_tar(handle: IO[bytes], size: int, shard: Shard, expected: int | None) -
     return table, report
 
 
-class _Groups:
+class Groups:
     """Iterates over a tar's samples: runs of members with one key. Stops where the tar stops being readable."""
 
-    def __init__(self, handle: IO[bytes], size: int, shard: Shard, report: DataReport) -> None:
-        self.handle, self.size, self.shard, self.report = handle, size, shard, report
+    def __init__(self, handle: IO[bytes], size: int) -> None:
+        self.handle, self.size = handle, size
         self.truncated = ""  # why and at which offset, when the tar ends early
         self.last_key = ""
 
-    def __iter__(self) -> Iterator[_Members]:
-        group: _Members | None = None
+    def __iter__(self) -> Iterator[Members]:
+        group: Members | None = None
         for member in self._members():
             match = _MEMBER.match(member.name)
             if not match:
@@ -100,12 +103,9 @@ class _Groups:
             if group is not None and (key != group.key or extension in group.parts):
                 yield group
                 group = None
-            group = group or _Members(key)
+            group = group or Members(key)
             self.last_key = key
-            if extension in _KNOWN:
-                group.parts[extension] = member
-            else:
-                self.report.ignore(f"{extension} member", self.shard.name, member.name)
+            (group.parts if extension in _KNOWN else group.others)[extension] = member
         # The sample that a truncation cut in two is lost with the rest of the tar.
         if group is not None and not self.truncated:
             yield group
@@ -131,7 +131,7 @@ class _Groups:
                 self.truncated = f"at offset {position}: {error}"
 
 
-def _whole(handle: IO[bytes], sample: _Members, shard: Shard, report: DataReport) -> tuple | None:
+def _whole(handle: IO[bytes], sample: Members, shard: Shard, report: DataReport) -> tuple | None:
     """(uid, image offset, image size, text offset, text size), or None after counting why not."""
     image = next((sample.parts[extension] for extension in IMAGE_EXTENSIONS if extension in sample.parts), None)
     text = sample.parts.get("txt")
@@ -148,7 +148,7 @@ def _whole(handle: IO[bytes], sample: _Members, shard: Shard, report: DataReport
     return None if uid is None else (uid, image.offset_data, image.size, text.offset_data, text.size)
 
 
-def _uid(handle: IO[bytes], sample: _Members, shard: Shard, report: DataReport) -> str | None:
+def _uid(handle: IO[bytes], sample: Members, shard: Shard, report: DataReport) -> str | None:
     member = sample.parts.get("json")
     if member is None:
         return derive_uid(shard.name, sample.key)

@@ -92,7 +92,7 @@ def format_uids(uids: np.ndarray) -> list[str]:
 
 def uid_column(uids: np.ndarray) -> pa.StringArray:
     """Like :func:`format_uids`, as a column for a table, without making Python's strings."""
-    text = binascii.hexlify(sort_key(uids))
+    text = binascii.hexlify(sort_key(uids).data)
     offsets = np.arange(0, len(text) + 1, UID_WIDTH).astype(np.int32)
     assert int(offsets[-1]) == len(text), "more uids than a column of 2 GiB holds"
     return pa.StringArray.from_buffers(len(uids), pa.py_buffer(offsets), pa.py_buffer(text))

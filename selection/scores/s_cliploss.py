@@ -10,6 +10,7 @@ sums. The paper's published version calls the negative of this s-CLIPLoss and ke
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from selection.checks import check_temperature
-from selection.logsumexp import contrastive_normaliser
+from selection.logsumexp import bank_normaliser, contrastive_normaliser
 from selection.scores import FeatureBlock, register
 from selection.scores.clip_score import clip_score
 
@@ -30,18 +31,24 @@ def s_cliploss(
     num_batches: int = 10,
     seed: int = 0,
     short_last_batch: bool = False,
+    bank_size: int | None = None,
 ) -> Tensor:
     """(n,) float32 scores: minus temperature times the CLIP loss, averaged over ``num_batches`` random partitions.
 
     Args:
         image, text: (n, d) unit features.
         temperature: the teacher's; 0.01 for OpenAI's CLIP, 0.07 for the public DFN.
-        batch_size: samples per batch at most; None: one batch of all. n samples make ceil(n / batch_size) batches of
-            equal size (or one apart): in a smaller batch the log-sum-exp is lower by about log of the ratio, which
-            would favour its members.
+        batch_size: samples per batch; None, or more than there are: one batch of all. In a smaller batch the
+            log-sum-exp is lower by about the log of the ratio, which favours its members by temperature times that.
+            So all batches are of this size: what is left over at the end is filled up with samples of other batches,
+            which take part in its sums and are not scored again.
         num_batches: batches that each sample is scored in (the paper's K).
         seed: with the repetition's number it fixes the partition.
-        short_last_batch: cut into batches of exactly ``batch_size`` and a shorter last one, as the authors' code does.
+        short_last_batch: leave the last batch short, as the authors' code does.
+        bank_size: instead of in batches, score every sample against one random bank of so many (at most n), the same
+            for all, with its sums brought to ``batch_size`` (:func:`s_cliploss_bank`). A bank of
+            ``num_batches * batch_size / 2`` costs as many products as the batches. Batches are nearer to the paper's
+            score at that cost (benchmarks/bank.py); a bank is for when one is given anyway.
 
     Raises:
         ValueError: shapes differ, a row is not finite, or a number is not positive.
@@ -50,6 +57,12 @@ def s_cliploss(
         raise ValueError(f"batch_size must be positive, got {batch_size}")
     if num_batches < 1:
         raise ValueError(f"num_batches must be positive, got {num_batches}")
+    if bank_size is not None:
+        if bank_size < 2:
+            raise ValueError(f"bank_size must be at least 2, got {bank_size}")
+        batch_size = len(image) if batch_size is None else min(batch_size, len(image))
+        bank = _random_order(len(image), seed, 0)[:bank_size]
+        return s_cliploss_bank(image, text, bank, temperature, batch_size)
     if batch_size is None or batch_size >= len(image):  # every partition is the same one
         return s_cliploss_over(image, text, temperature, [[slice(None)]])
     partitions = random_partitions(len(image), batch_size, num_batches, seed, short_last_batch)
@@ -59,14 +72,19 @@ def s_cliploss(
 def s_cliploss_over(
     image: Tensor, text: Tensor, temperature: float, partitions: Iterable[Sequence[Tensor | slice]]
 ) -> Tensor:
-    """(n,) scores averaged over ``partitions``: each a list of batches, indices that cover every sample once."""
+    """(n,) scores averaged over ``partitions``, each a list of batches of indices that cover all samples.
+
+    A sample that is in several batches of a partition is scored in the first of them.
+    """
     check_temperature(temperature)
     cosine = clip_score(image, text)
     total, count = torch.zeros_like(cosine), 0
     for batches in partitions:
-        for batch in batches:
+        normaliser = torch.empty_like(cosine)
+        for batch in reversed(batches):
             image_lse, text_lse = contrastive_normaliser(image[batch], text[batch], temperature)
-            total[batch] += image_lse + text_lse
+            normaliser[batch] = image_lse + text_lse
+        total += normaliser
         count += 1
     return cosine - total * (temperature / 2 / count)
 
@@ -74,17 +92,45 @@ def s_cliploss_over(
 def random_partitions(
     num_samples: int, batch_size: int, num_batches: int, seed: int, short_last_batch: bool = False
 ) -> Iterator[list[Tensor]]:
-    """Yield ``num_batches`` random partitions of ``range(num_samples)`` into batches of indices.
+    """Yield ``num_batches`` random partitions of ``range(num_samples)`` into batches of ``batch_size`` indices.
 
-    Sorting a bit generator's raw numbers gives the same order in every version of numpy, which its shuffles may not.
+    What is left at the end is a batch filled up with the first of the same partition, or, with ``short_last_batch``,
+    a shorter one.
     """
+    batch_size = min(batch_size, num_samples)
     for repetition in range(num_batches):
-        numbers = np.random.PCG64(np.random.SeedSequence([seed, repetition])).random_raw(num_samples)
-        order = torch.from_numpy(np.argsort(numbers, kind="stable"))
-        if short_last_batch:
-            yield list(order.split(batch_size))
-        else:
-            yield list(order.tensor_split(-(-num_samples // batch_size)))
+        order = _random_order(num_samples, seed, repetition)
+        batches = list(order.split(batch_size))
+        missing = 0 if short_last_batch else batch_size - len(batches[-1])
+        batches[-1] = torch.cat([batches[-1], order[:missing]])
+        yield batches
+
+
+def _random_order(num_samples: int, seed: int, repetition: int) -> Tensor:
+    """A permutation: raw numbers, sorted, are the same in every version of numpy, which its shuffles may not be."""
+    numbers = np.random.PCG64(np.random.SeedSequence([seed, repetition])).random_raw(num_samples)
+    return torch.from_numpy(np.argsort(numbers, kind="stable"))
+
+
+def s_cliploss_bank(image: Tensor, text: Tensor, bank: Tensor, temperature: float, batch_size: int) -> Tensor:
+    """(n,) scores of every sample against the same ``bank``, indices of at least 2 of them.
+
+    A sample's sum over a batch, its own pair and ``batch_size - 1`` others, is estimated by its own pair and
+    ``batch_size - 1`` times the mean over the bank's others. So the score does not depend on the bank's size but for
+    noise; it is the log of a mean, where random batches give the mean of logs.
+    """
+    cosine = clip_score(image, text)
+    lse = bank_normaliser(image, text, image[bank], text[bank], temperature)
+    own = cosine / temperature
+    num_others = torch.full_like(cosine, len(bank))
+    num_others[bank] -= 1
+    in_bank = num_others < len(bank)
+    total = torch.zeros_like(cosine)
+    for over_bank in lse:
+        without = over_bank + torch.log1p(-(own - over_bank).clamp(max=0).exp())
+        others = torch.where(in_bank, without, over_bank)
+        total += torch.logaddexp(own, others + math.log(batch_size - 1) - num_others.log())
+    return cosine - total * (temperature / 2)
 
 
 @register("s_cliploss")
@@ -94,5 +140,7 @@ def s_cliploss_column(
     batch_size: int | None = 32768,
     num_batches: int = 10,
     short_last_batch: bool = False,
+    bank_size: int | None = None,
 ) -> Tensor:
-    return s_cliploss(block.image, block.text, temperature, batch_size, num_batches, block.seed, short_last_batch)
+    options = (temperature, batch_size, num_batches, block.seed, short_last_batch, bank_size)
+    return s_cliploss(block.image, block.text, *options)

@@ -31,6 +31,7 @@ from torch import Tensor
 from selection.checks import check_features, check_pair, check_same_width
 from selection.moments import group_means
 from selection.scores.clip_score import clip_score
+from selection.subsets import Candidates, indices_to_mask, register_method
 from selection.tiles import ROW_TILE, product_sums, tile_map, tiles
 
 
@@ -41,14 +42,20 @@ def clipcov(image: Tensor, text: Tensor, class_text: Tensor, size: int, block: i
         image, text: (n, d) unit features.
         class_text: (k, d) unit text features of the classes' prompts; the paper has ImageNet's 1,000 classes.
         size: how many to select.
-        block: picks of a class between two updates of its scores; 1 updates after every pick.
+        block: picks of a class between two updates of its scores. 1 updates after every pick, by a lazy greedy: a
+            score only falls, so a sample is looked at again no sooner than it comes to the top.
 
-    Time O(d) times (the sum of squared class sizes + n picks), memory O(n) beside the inputs.
+    Time O(d) times (the sum of squared class sizes + n picks), memory O(n) and a copy of one class per thread beside
+    the inputs: no matrix of a class is held.
 
     Raises:
         ValueError: shapes that do not fit, size or block out of range, a row that is not finite.
     """
     terms = ClipCovTerms.compute(image, text, class_text)
+    if not 1 <= size <= len(image):
+        raise ValueError(f"size {size} is outside 1..{len(image)}")
+    if block == 1:
+        return torch.from_numpy(_merged([_lazy_sequence(terms, part, image, text) for part in terms.members], size))
 
     def covered(members: np.ndarray, picks: np.ndarray) -> np.ndarray:
         rows, new = torch.from_numpy(members).to(image.device), torch.from_numpy(picks).to(image.device)
@@ -114,11 +121,13 @@ def greedy(
     Scores of one class do not depend on the picks of another, so the greedy over all samples is a merge of the classes'
     own greedy sequences by their heads, and an update sorts one class instead of the pool.
     """
-    if not 1 <= size <= len(terms.classes):
-        raise ValueError(f"size {size} is outside 1..{len(terms.classes)}")
     if block < 1:
         raise ValueError(f"block must be positive, got {block}")
-    sequences = [_class_sequence(terms, members, covered, block) for members in terms.members]
+    return _merged([_class_sequence(terms, members, covered, block) for members in terms.members], size)
+
+
+def _merged(sequences: list[Iterator[tuple[float, int]]], size: int) -> np.ndarray:
+    """(size,) indices, always the best of the sequences' heads."""
     return np.array([index for _, index in islice(heapq.merge(*sequences), size)], np.int64)
 
 
@@ -138,6 +147,33 @@ def _class_sequence(
         if len(remaining):
             shared = raw_picked + terms.label[picks].sum() / 2
             scores -= (covered(remaining, picks) + shared) / len(members)
+
+
+def _lazy_sequence(
+    terms: ClipCovTerms, members: np.ndarray, image: Tensor, text: Tensor
+) -> Iterator[tuple[float, int]]:
+    """What ``_class_sequence`` yields with block 1; a score is brought up to date only at the top of the heap."""
+    heap = list(zip((-terms.score[members]).tolist(), members.tolist(), [0] * len(members)))
+    heapq.heapify(heap)
+    picked_image, picked_text = (image.new_empty(0, image.shape[1], dtype=torch.float32) for _ in range(2))
+    num_picked, raw_picked, shared = 0, 0.0, 0.0
+    while heap:
+        minus_score, index, num_seen = heapq.heappop(heap)
+        own_image, own_text = image[index].float(), text[index].float()
+        if num_seen < num_picked:
+            unseen = slice(num_seen, num_picked)
+            by_image, by_text = picked_text[unseen] @ own_image, picked_image[unseen] @ own_text
+            covered = (_positive(by_image).sum() + _positive(by_text).sum()).item()
+            heapq.heappush(heap, (minus_score + covered / len(members), index, num_picked))
+            continue
+        yield minus_score + shared / len(members), index
+        if num_picked == len(picked_image):
+            room = picked_image.new_empty(max(16, num_picked), image.shape[1])
+            picked_image, picked_text = torch.cat([picked_image, room]), torch.cat([picked_text, room])
+        picked_image[num_picked], picked_text[num_picked] = own_image, own_text
+        num_picked += 1
+        raw_picked += terms.raw[index]
+        shared += raw_picked + terms.label[index] / 2
 
 
 def _cross_similarity(image: Tensor, text: Tensor, classes: Tensor) -> Tensor:
@@ -161,3 +197,10 @@ def _other_centres(features: Tensor, others: Tensor, classes: Tensor) -> Tensor:
     to_own = torch.cat([(features[r].float() * centres[labels[r]]).sum(1) for r in tiles(len(features), ROW_TILE)])
     to_all = torch.cat([features[r].float() @ centres.sum(0) for r in tiles(len(features), ROW_TILE)])
     return (to_all - to_own) / max(1, len(present) - 1)
+
+
+@register_method("clipcov", needs=("image", "text"))
+def clipcov_method(candidates: Candidates, size: int, classes: str, block: int = 200) -> Tensor:
+    """``classes`` names the classes' text features as a target: a ``.npy`` of (classes, d)."""
+    kept = clipcov(candidates.image, candidates.text, candidates.target(classes), size, block)
+    return indices_to_mask(kept, len(candidates))

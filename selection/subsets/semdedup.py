@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from selection.checks import check_features, check_same_width
+from selection.kmeans import kmeans, nearest
 from selection.moments import group_means
+from selection.subsets import Candidates, register_method
 from selection.tiles import ROW_TILE, tile_map, tiles
 
 
@@ -54,24 +58,13 @@ def _clusters(features: Tensor, clusters: Tensor) -> tuple[Tensor, Tensor]:
     if clusters.ndim == 2:
         check_features(clusters, "clusters")
         check_same_width(features, clusters, "clusters")
-        return _nearest(features, clusters.float()), clusters.float()
+        return nearest(features, clusters.float()), clusters.float()
     if clusters.shape != (len(features),) or clusters.is_floating_point():
         raise ValueError(f"clusters: expected {len(features)} integer labels, got {clusters.dtype} {clusters.shape}")
     labels = clusters.long()
     if len(labels) and int(labels.min()) < 0:
         raise ValueError("clusters: labels must not be negative")
     return labels, group_means(features, labels, int(labels.max()) + 1 if len(labels) else 0)
-
-
-def _nearest(features: Tensor, centroids: Tensor) -> Tensor:
-    """(n,) index of the centroid at the smallest Euclidean distance."""
-    squares = centroids.square().sum(1)
-    parts = tile_map(
-        lambda rows: (squares - 2 * (features[rows].float() @ centroids.T)).argmin(1),
-        tiles(len(features), ROW_TILE),
-        features.device,
-    )
-    return torch.cat(list(parts))
 
 
 def _closest_earlier(features: Tensor) -> Tensor:
@@ -84,3 +77,19 @@ def _closest_earlier(features: Tensor) -> Tensor:
                 products = products.triu(1 + earlier.start - rows.start)
             closest[rows] = torch.maximum(closest[rows], products.amax(0))
     return closest
+
+
+@register_method("semdedup", needs=("image",))
+def semdedup_method(
+    candidates: Candidates,
+    epsilon: float,
+    clusters: int = 50_000,
+    centroids: str | None = None,
+    keep_in_pair: Literal["hard", "easy"] = "hard",
+) -> Tensor:
+    """``centroids`` names them as a target; without it they are made by k-means, ``clusters`` of them."""
+    image = candidates.image
+    centres = (
+        kmeans(image, min(clusters, len(image)), candidates.seed) if centroids is None else candidates.target(centroids)
+    )
+    return semdedup(image, centres, epsilon, keep_in_pair)

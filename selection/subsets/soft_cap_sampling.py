@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from selection.subsets import Candidates, register_method
+
 
 def soft_cap_sampling(
     scores: np.ndarray, size: int, alpha: float = 0.15, batch_size: int = 100_000, seed: int = 0
@@ -71,3 +73,17 @@ def _logits(scores: np.ndarray, size: int) -> np.ndarray:
         raise ValueError(f"scores: expected one per sample, got shape {logits.shape}")
     logits[~np.isfinite(logits)] = -np.inf
     return logits
+
+
+@register_method("soft_cap_sampling", by_score=True, repeats=True)
+def soft_cap_sampling_method(
+    candidates: Candidates, size: int, alpha: float = 0.15, batch_size: int = 100_000
+) -> np.ndarray:
+    assert candidates.scores is not None
+    return soft_cap_sampling(candidates.scores, size, alpha, batch_size, candidates.seed)
+
+
+@register_method("hard_cap_sampling", by_score=True, repeats=True)
+def hard_cap_sampling_method(candidates: Candidates, size: int, cap: int = 15) -> np.ndarray:
+    assert candidates.scores is not None
+    return hard_cap_sampling(candidates.scores, size, cap, candidates.seed)

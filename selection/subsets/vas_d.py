@@ -12,25 +12,38 @@ import torch
 from torch import Tensor
 
 from selection.checks import check_features, check_same_width
-from selection.moments import gram, quadratic
+from selection.moments import gram
+from selection.subsets import Candidates, indices_to_mask, register_method
 from selection.tiles import ROW_TILE, tile_map, tiles
 
 
-def vas_d(features: Tensor, size: int, steps: int, start: Tensor | None = None, moment: Tensor | None = None) -> Tensor:
+def vas_d(
+    features: Tensor,
+    size: int,
+    steps: int,
+    start: Tensor | None = None,
+    moment: Tensor | None = None,
+    moment_share: float = 1.0,
+    seed: int = 0,
+) -> Tensor:
     """(size,) int64 indices into ``features``, ascending, of the samples that stay.
 
     Args:
-        features: (n, d) unit image features of the pool.
+        features: (n, d) unit image features of the pool; may be memory mapped.
         size: how many to keep.
         steps: at most this many rounds; the papers use 500 for the medium scale and 168 for the small.
         start: indices to begin with, such as the best by a quality score; default all.
         moment: (d, d) second moment that the first step ranks by; default that of all of ``features``.
+        moment_share: in (0, 1]; below 1 every step makes its moment anew from so large a random share of the samples
+            that are left. The code of arXiv 2405.19547 takes 0.1, that of arXiv 2402.02055 all.
+        seed: of those shares.
 
     Among equal values the higher index leaves first. A step costs O(|P| d min(dropped, d)): a sample's value is a sum
-    of squares over P, so only what the dropped samples put in is taken out.
+    of squares over P, so only what the dropped samples put in is taken out. With ``moment_share`` s below 1 it costs
+    O((1 + s) |P| d^2). Memory is O(n) beside the features.
 
     Raises:
-        ValueError: size or steps out of range, a row that is not finite, a start out of range or with repeats.
+        ValueError: size, steps or share out of range, a row that is not finite, a start out of range or with repeats.
     """
     check_features(features)
     alive = _start_indices(start, len(features), features.device)
@@ -38,17 +51,25 @@ def vas_d(features: Tensor, size: int, steps: int, start: Tensor | None = None, 
         raise ValueError(f"size {size} is outside 1..{len(alive)}, the samples to begin with")
     if steps < 1:
         raise ValueError(f"steps must be positive, got {steps}")
+    if not 0 < moment_share <= 1:
+        raise ValueError(f"moment_share {moment_share} is outside (0, 1]")
     if moment is not None:
         check_same_width(features, moment, "moment")
+    chunk = -(-(len(alive) - size) // steps)
+    if moment_share < 1:
+        return _resampled(features, alive, size, chunk, moment, moment_share, seed)
+    return _downdated(features, alive, size, chunk, moment)
+
+
+def _downdated(features: Tensor, alive: Tensor, size: int, chunk: int, moment: Tensor | None) -> Tensor:
     if size == len(alive):
         return alive
-    chunk = -(-(len(alive) - size) // steps)
-    first = quadratic(features[alive], gram(features) if moment is None else moment)
-    alive = alive[_highest(first.double(), max(size, len(alive) - chunk))]
+    first = _values(features, alive, _gram(features) if moment is None else moment)
+    alive = alive[_highest(first, max(size, len(alive) - chunk))]
     if len(alive) == size:
         return alive
     # float64 sums: hundreds of subtractions must not disturb the order
-    values = quadratic(features[alive], gram(features[alive])).double()
+    values = _values(features, alive, _gram(features, alive))
     while len(alive) > size:
         staying = _highest(values, max(size, len(alive) - chunk))
         dropped = torch.ones(len(alive), dtype=torch.bool, device=alive.device)
@@ -60,6 +81,36 @@ def vas_d(features: Tensor, size: int, steps: int, start: Tensor | None = None, 
     return alive
 
 
+def _resampled(
+    features: Tensor, alive: Tensor, size: int, chunk: int, moment: Tensor | None, share: float, seed: int
+) -> Tensor:
+    everything = torch.arange(len(features), device=alive.device)
+    if moment is None:
+        moment = _gram(features, _share(everything, share, [seed, 0]))
+    step = 0
+    while len(alive) > size:
+        if step:
+            moment = _gram(features, _share(alive, share, [seed, step]))
+        alive = alive[_highest(_values(features, alive, moment), max(size, len(alive) - chunk))]
+        step += 1
+    return alive
+
+
+def _share(indices: Tensor, share: float, seed: list[int]) -> Tensor:
+    """A random ``share`` of ``indices``, at least one; raw numbers are the same in every version of numpy."""
+    numbers = np.random.PCG64(np.random.SeedSequence(seed)).random_raw(len(indices))
+    chosen = np.sort(np.argsort(numbers, kind="stable")[: max(1, int(len(indices) * share))])
+    return indices[torch.from_numpy(chosen).to(indices.device)]
+
+
+@register_method("vas_d", needs=("image",))
+def vas_d_method(candidates: Candidates, size: int, steps: int = 500, moment_share: float = 1.0) -> Tensor:
+    features = candidates.image
+    moment = candidates.moment().to(features.device)
+    kept = vas_d(features, size, steps, None, moment, moment_share, candidates.seed)
+    return indices_to_mask(kept, len(features))
+
+
 def _start_indices(start: Tensor | None, num_samples: int, device: torch.device) -> Tensor:
     if start is None:
         return torch.arange(num_samples, device=device)
@@ -69,6 +120,33 @@ def _start_indices(start: Tensor | None, num_samples: int, device: torch.device)
     if len(indices) and not 0 <= int(indices[0]) <= int(indices[-1]) < num_samples:
         raise ValueError(f"start has indices outside 0..{num_samples - 1}")
     return indices
+
+
+def _gram(features: Tensor, rows: Tensor | None = None) -> Tensor:
+    """(d, d) sum of outer products of ``rows`` (default: all), which are copied a tile at a time."""
+    if rows is None:
+        return gram(features)
+    total = torch.zeros(features.shape[1], features.shape[1], device=features.device)
+    parts = tile_map(lambda part: _outer(features[rows[part]]), tiles(len(rows), ROW_TILE), features.device)
+    for part in parts:
+        total += part
+    return total
+
+
+def _outer(features: Tensor) -> Tensor:
+    features = features.float()
+    return features.T @ features
+
+
+def _values(features: Tensor, rows: Tensor, matrix: Tensor) -> Tensor:
+    """(len(rows),) float64 values of f^T matrix f."""
+    matrix = matrix.float()
+
+    def strip(part: slice) -> Tensor:
+        queries = features[rows[part]].float()
+        return (queries @ matrix).mul_(queries).sum(1)
+
+    return torch.cat(list(tile_map(strip, tiles(len(rows), ROW_TILE), features.device))).double()
 
 
 def _highest(values: Tensor, count: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Two processes give what one gives, also where a rank has no sample or meets the only broken one."""
+"""Two and three processes give what one gives, also where a rank has no sample or meets the only broken one."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ def write_data(data: Path) -> None:
     write_flickr(data, rows)
 
 
-def run(data: Path, out: Path, machine: Machine, report: Path) -> None:
+def run(data: Path, out: Path, machine: Machine, report: Path, batch_size: int = 1) -> None:
     try:
-        evaluate(toy_clip(), data, out, batch_size=1, workers=0, machine=machine)
+        evaluate(toy_clip(), data, out, batch_size=batch_size, workers=0, machine=machine)
         message = ""
     except ClipsiftError as error:
         message = str(error)
     report.write_text(message)
 
 
-def on_rank(rank: int, port: int, folder: Path) -> None:
-    settings = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "NODE_RANK": 0}
+def on_rank(rank: int, port: int, folder: Path, ranks: int) -> None:
+    settings = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "NODE_RANK": 0}
     os.environ |= {name: str(value) for name, value in settings.items()}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    machine = launch(Machine(accelerator="cpu", devices=2))
-    run(folder / "data", folder / "two", machine, folder / f"error.{rank}")
+    machine = launch(Machine(accelerator="cpu", devices=ranks))
+    run(folder / "data", folder / "many", machine, folder / f"error.{rank}", batch_size=ranks - 1)
 
 
 def outcome(out: Path) -> list[str]:
@@ -53,15 +53,16 @@ def outcome(out: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_two_processes(tmp_path: Path, machine: Machine) -> None:
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_several_processes(ranks: int, tmp_path: Path, machine: Machine) -> None:
     write_data(tmp_path / "data")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(on_rank, (port, tmp_path), nprocs=2)
+    torch.multiprocessing.spawn(on_rank, (port, tmp_path, ranks), nprocs=ranks)
     run(tmp_path / "data", tmp_path / "one", machine, tmp_path / "error")
-    assert outcome(tmp_path / "two") == outcome(tmp_path / "one")
+    assert outcome(tmp_path / "many") == outcome(tmp_path / "one")
     assert len(outcome(tmp_path / "one")) == 4
     message = (tmp_path / "error").read_text()
     assert "2 of 6 evaluation tasks failed" in message
-    assert (tmp_path / "error.0").read_text() == (tmp_path / "error.1").read_text() == message
+    assert {(tmp_path / f"error.{rank}").read_text() for rank in range(ranks)} == {message}

@@ -47,11 +47,11 @@ def test_takes_the_preferred_image_and_ignores_other_members(tmp_path: Path) -> 
     assert [colour_at(samples, position) for position in range(len(samples))] == ["red", "green"]
 
 
-@pytest.mark.parametrize("mode", ["P", "L", "LA", "RGBA", "1"])
+@pytest.mark.parametrize("mode", ["P", "L", "LA", "RGBA", "1", "CMYK"])
 def test_converts_every_mode_to_rgb(mode: str, tmp_path: Path) -> None:
-    buffer = io.BytesIO()
-    Image.new("RGB", (4, 4), (255, 255, 255)).convert(mode).save(buffer, "png")
-    write_task(tmp_path / "t", [{"cls": b"0", "png": buffer.getvalue()}])
+    buffer, kind = io.BytesIO(), "jpeg" if mode == "CMYK" else "png"
+    Image.new("RGB", (4, 4), (255, 255, 255)).convert(mode).save(buffer, kind)
+    write_task(tmp_path / "t", [{"cls": b"0", kind: buffer.getvalue()}])
     assert colour_at(TarSamples(CIFAR, tmp_path / "t", 1), 0) == "white"
 
 

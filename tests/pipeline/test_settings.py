@@ -10,7 +10,7 @@ from common.errors import ClipsiftError
 from pipeline.settings import REPOSITORY, parse_run
 
 CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
-NUM_CONFIGS = 25  # a config that is deleted by accident fails here
+NUM_CONFIGS = 39  # a config that is deleted by accident fails here
 
 
 @pytest.fixture
@@ -96,7 +96,10 @@ def test_no_config_was_lost() -> None:
 def test_every_config_loads(base: list[str], path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "targets" / "target24_l14").mkdir(parents=True)
-    (tmp_path / "targets" / "imagenet1k_l14.npy").touch()
+    (tmp_path / "subsets").mkdir()
+    for name in ("imagenet1k_l14", "imagenet1k_prompts_l14", "pool_centroids_l14"):
+        (tmp_path / "targets" / f"{name}.npy").touch()
+    (tmp_path / "subsets" / "datacomp_medium_dfn_20m_inds.npy").touch()
     values = yaml.safe_load(path.read_text())
     no_teacher = ["--selection.teacher=null"] if values.get("selection", {}).get("features") else []
     run = parse_run([*base, *no_teacher, f"--config={path}"])

@@ -98,6 +98,26 @@ def test_equals_sorting_everything_at_every_update(block: int, size: int, seed: 
     assert clipcov(image, text, labels, size, block).tolist() == plain_greedy(image, text, labels, size, block)
 
 
+@settings(deadline=None, max_examples=15)
+@given(num=st.integers(20, 200), width=st.integers(3, 12), seed=st.integers(0, 20), half=st.booleans())
+def test_the_lazy_greedy_is_the_greedy_that_updates_after_every_pick(
+    num: int, width: int, seed: int, half: bool
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    image, text, labels = (
+        torch.nn.functional.normalize(torch.randn(n, width, generator=generator) + 0.3, dim=1) for n in (num, num, 3)
+    )
+    if half:
+        image, text = image.half(), text.half()
+    positive = (image.double() @ text.double().T).clamp(min=0).numpy()
+
+    def covered(members: np.ndarray, picks: np.ndarray) -> np.ndarray:
+        return positive[np.ix_(members, picks)].sum(1) + positive[np.ix_(picks, members)].sum(0)
+
+    eager = greedy(ClipCovTerms.compute(image, text, labels), covered, num, block=1)
+    assert clipcov(image, text, labels, num, block=1).tolist() == eager.tolist()
+
+
 def test_a_class_without_samples_or_rivals() -> None:
     """All samples in the second of two classes: no other centre, and the rest of the score by hand."""
     image = torch.tensor([[1.0, 0.0], [0.6, 0.8]])

@@ -140,7 +140,7 @@ def test_columns_are_the_pure_functions(block: FeatureBlock) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "audio"}, "kind audio"),
+        ({"kind": "audio"}, "kind is visual"),
         ({}, "kind visual needs target"),
         ({"kind": "text", "target": "images", "target_text": "texts"}, "kind text takes no target"),
     ],

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from selection.logsumexp import contrastive_normaliser
 from selection.scores.clip_score import clip_score
-from selection.scores.s_cliploss import random_partitions, s_cliploss, s_cliploss_over
+from selection.scores.s_cliploss import random_partitions, s_cliploss, s_cliploss_bank, s_cliploss_over
 
 ARCHS = ["l14", "b32"]
 
@@ -103,7 +103,7 @@ def test_is_minus_temperature_times_the_clip_loss(num: int, seed: int, temperatu
 def test_constant_similarity_gives_minus_temperature_log_batch(temperature: float) -> None:
     same = torch.tensor([0.6, 0.8]).expand(1000, 2)
     close(s_cliploss(same, same, temperature, None), torch.full((1000,), -temperature * math.log(1000)))
-    close(s_cliploss(same, same, temperature, 300, 2), torch.full((1000,), -temperature * math.log(250)))
+    close(s_cliploss(same, same, temperature, 300, 2), torch.full((1000,), -temperature * math.log(300)))
 
 
 @given(seed=st.integers(0, 99))
@@ -137,11 +137,9 @@ def test_one_batch_needs_no_repetition() -> None:
 def test_partitions_cover_all_samples_in_equal_batches(num: int, batch_size: int, seed: int) -> None:
     partitions = list(random_partitions(num, batch_size, 2, seed))
     for batches in partitions:
-        assert torch.cat(batches).sort().values.tolist() == list(range(num))
-        lengths = [len(batch) for batch in batches]
-        assert len(lengths) == math.ceil(num / batch_size)
-        assert max(lengths) <= batch_size
-        assert max(lengths) - min(lengths) <= 1
+        assert torch.cat(batches)[:num].sort().values.tolist() == list(range(num))
+        assert [len(batch) for batch in batches] == [min(batch_size, num)] * math.ceil(num / batch_size)
+        assert all(len(batch.unique()) == len(batch) for batch in batches)
     if num > 20:
         assert torch.cat(partitions[0]).tolist() != torch.cat(partitions[1]).tolist()
 
@@ -150,7 +148,42 @@ def test_short_last_batch_has_the_authors_lengths() -> None:
     (batches,) = random_partitions(1000, 256, 1, seed=0, short_last_batch=True)
     assert [len(batch) for batch in batches] == [256, 256, 256, 232]
     (equal,) = random_partitions(1000, 256, 1, seed=0)
-    assert torch.equal(torch.cat(batches), torch.cat(equal))
+    assert torch.equal(torch.cat(batches), torch.cat(equal)[:1000])
+
+
+def test_what_fills_up_the_last_batch_is_scored_in_its_own() -> None:
+    image, text = pairs(30)
+    first, last = torch.arange(20), torch.cat([torch.arange(20, 30), torch.arange(10)])
+    found = s_cliploss_over(image, text, 0.07, [[first, last]])
+    close(found[:20], s_cliploss(image[:20], text[:20], 0.07, None))
+    close(found[20:], s_cliploss(image[last], text[last], 0.07, None)[:10])
+
+
+def test_a_bank_of_all_samples_is_one_batch_of_all() -> None:
+    image, text = pairs(300)
+    for temperature in (0.01, 0.07):
+        whole = s_cliploss(image, text, temperature, None)
+        close(s_cliploss(image, text, temperature, None, bank_size=300), whole)
+        close(s_cliploss(image, text, temperature, 1000, bank_size=1000), whole)
+
+
+@settings(deadline=None, max_examples=20)
+@given(size=st.integers(10, 60), batch_size=st.integers(2, 60), seed=st.integers(0, 20))
+def test_a_bank_gives_the_mean_of_its_others_times_the_batch(size: int, batch_size: int, seed: int) -> None:
+    image, text = pairs(60, seed=seed)
+    bank = torch.randperm(60, generator=torch.Generator().manual_seed(seed))[:size]
+    terms = (image.double() @ text.double().T / 0.07).exp()
+    expected = image.double().mul(text).sum(1)
+    for side in (terms, terms.T):
+        for i in range(60):
+            others = side[i, bank[bank != i]]
+            expected[i] -= 0.07 / 2 * (terms[i, i] + (batch_size - 1) * others.mean()).log()
+    close(s_cliploss_bank(image, text, bank, 0.07, batch_size), expected)
+
+
+def test_a_bank_of_equal_pairs_does_not_overflow() -> None:
+    same = torch.tensor([0.6, 0.8]).expand(100, 2)
+    close(s_cliploss(same, same, 0.01, 50, bank_size=10), torch.full((100,), -0.01 * math.log(50)))
 
 
 def test_a_partition_is_fixed_by_seed_and_repetition() -> None:
@@ -171,5 +204,7 @@ def test_bad_numbers_are_refused() -> None:
         s_cliploss(image, text, batch_size=0)
     with pytest.raises(ValueError, match="num_batches must be positive"):
         s_cliploss(image, text, num_batches=0)
+    with pytest.raises(ValueError, match="bank_size must be at least 2"):
+        s_cliploss(image, text, bank_size=1)
     with pytest.raises(ValueError, match="temperature must be positive"):
         s_cliploss(image, text, temperature=0)

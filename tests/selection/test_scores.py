@@ -24,7 +24,34 @@ def test_options_come_from_the_signature() -> None:
         "batch_size": 32768,
         "num_batches": 10,
         "short_last_batch": False,
+        "bank_size": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("score", "options", "words"),
+    [
+        ("s_cliploss", {"temperature": "abc"}, "score s_cliploss: temperature is a number, got 'abc'"),
+        ("s_cliploss", {"temperature": True}, "temperature is a number, got True"),
+        ("s_cliploss", {"num_batches": 2.5}, r"num_batches is a whole number, got 2\.5"),
+        ("s_cliploss", {"batch_size": "all"}, "batch_size is a whole number or null, got 'all'"),
+        ("s_cliploss", {"short_last_batch": 1}, "short_last_batch is true or false, got 1"),
+        ("normsim", {"target": 3}, "target is a word, got 3"),
+        ("normsim", {"target": "x", "p": "two"}, "p is a number or inf, got 'two'"),
+        ("vas", {"kind": "audio"}, "kind is visual or text or cross, got 'audio'"),
+        ("datacomp_basic", {"language": True}, "language is a word or off, got True"),
+    ],
+)
+def test_an_option_of_another_type_is_refused(score: str, options: dict[str, object], words: str) -> None:
+    with pytest.raises(ClipsiftError, match=words):
+        get_score(score).check(options)
+
+
+def test_options_of_their_types_are_taken() -> None:
+    get_score("s_cliploss").check({"temperature": 1, "batch_size": None, "short_last_batch": True})
+    get_score("normsim").check({"target": "x", "p": "inf"})
+    get_score("normsim").check({"target": "x", "p": float("inf")})
+    get_score("datacomp_basic").check({"language": False})
 
 
 def test_unknown_names_and_options_are_named() -> None:

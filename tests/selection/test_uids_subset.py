@@ -1,16 +1,28 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_left, bisect_right
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import ClipsiftError
 from selection.subset import Subset
-from selection.uids import UID_DTYPE, derive_uid, format_uids, parse_uids, sort_key, sort_uids
+from selection.uids import (
+    UID_DTYPE,
+    derive_uid,
+    format_uids,
+    is_sorted,
+    parse_uids,
+    search_uids,
+    sort_key,
+    sort_uids,
+    uid_column,
+)
 
 uid_numbers = st.lists(st.integers(0, 2**128 - 1), max_size=30)
 
@@ -42,6 +54,39 @@ def test_reference_uids_parse_alike(golden: Path) -> None:
         assert parse_uids([case["uid"]])[0].tolist() == expected
     pool = np.load(golden / "selection/golden/pool_uids.npy")
     assert np.array_equal(parse_uids(format_uids(pool)), pool)
+
+
+def test_columns_are_parsed_as_lists_are() -> None:
+    texts = ["00" * 16, "ff", "0123456789ABCDEF" * 2, "f" * 32, "7"]
+    expected = parse_uids(texts)
+    column = pa.chunked_array([texts[:2], [], texts[2:]])
+    assert np.array_equal(parse_uids(column), expected)
+    assert np.array_equal(parse_uids(pa.array(texts)[1:4]), expected[1:4])
+    assert np.array_equal(parse_uids(pa.array(texts, pa.large_string())), expected)
+    assert np.array_equal(parse_uids(pa.array(texts).dictionary_encode()), expected)
+    assert uid_column(expected).to_pylist() == format_uids(expected)
+    assert len(parse_uids(pa.chunked_array([], pa.string()))) == 0
+    for bad in (None, "", "g" * 32, "a" * 33, "\u00e9" * 16):
+        with pytest.raises(ClipsiftError, match="row 3"):
+            parse_uids(pa.chunked_array([["ab", "cd"], ["f" * 32, bad]]))
+
+
+@given(uid_numbers, uid_numbers)
+def test_search_finds_what_bisect_finds(there: list[int], asked: list[int]) -> None:
+    there = sorted(number // 2**60 * 2**60 if number % 2 else number % 50 for number in there)  # halves that repeat
+    asked = [number // 2**60 * 2**60 if number % 2 else number % 50 for number in asked] + there
+    left, right = search_uids(subset_of(there).uids, parse_uids([f"{number:032x}" for number in asked]))
+    assert left.tolist() == [bisect_left(there, number) for number in asked]
+    assert right.tolist() == [bisect_right(there, number) for number in asked]
+
+
+@given(uid_numbers)
+def test_sortedness(numbers: list[int]) -> None:
+    uids = parse_uids([f"{number % 7 * 2**64 + number % 3:032x}" for number in numbers])
+    assert is_sorted(sort_uids(uids))
+    assert is_sorted(uids) == (
+        [int(text, 16) for text in format_uids(uids)] == sorted(int(text, 16) for text in format_uids(uids))
+    )
 
 
 @given(uid_numbers)

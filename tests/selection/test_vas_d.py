@@ -114,3 +114,21 @@ def test_bad_input_is_refused() -> None:
     features[3] = float("nan")
     with pytest.raises(ValueError, match="features: row 3"):
         vas_d(features, 5, 1)
+
+
+def test_sub_sampled_moments_are_close_to_whole_ones_and_fixed_by_the_seed() -> None:
+    features = cone(3000, 8)
+    whole = set(vas_d(features, 900, 12).tolist())
+    found = vas_d(features, 900, 12, moment_share=0.1, seed=3)
+    assert len(found) == 900
+    assert len(whole & set(found.tolist())) > 800
+    assert found.tolist() == vas_d(features, 900, 12, moment_share=0.1, seed=3).tolist()
+    assert found.tolist() != vas_d(features, 900, 12, moment_share=0.1, seed=4).tolist()
+
+
+def test_a_moment_that_is_given_is_not_sub_sampled() -> None:
+    features, moment = cone(60, 5), second_moment(cone(40, 5, seed=1))
+    shared = vas_d(features, 20, 1, moment=moment, moment_share=0.5)
+    assert shared.tolist() == vas_d(features, 20, 1, moment=moment).tolist()
+    with pytest.raises(ValueError, match=r"moment_share 0 is outside \(0, 1\]"):
+        vas_d(features, 20, 1, moment_share=0)

@@ -1,0 +1,1 @@
+"""Programs that time the system beside its alternatives; ``make bench`` runs them all."""

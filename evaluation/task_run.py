@@ -1,0 +1,94 @@
+"""One task from its first batch to its line of results, agreed on by all ranks."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from common.distributed import broadcast_object, gather_objects, world_size
+from common.errors import ClipsiftError
+from common.progress import Progress
+from evaluation.encoder import Encoder
+from evaluation.evaluator import Evaluator
+from evaluation.loader import Batch, Samples
+from evaluation.results import Result
+
+_NONE = torch.iinfo(torch.int64).max  # position of no sample
+
+
+class TaskRun:
+    """A task while it is being evaluated.
+
+    Every rank calls :meth:`begin` with its first batch, :meth:`step` with all of its batches, :meth:`result` once.
+    """
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self.evaluator, self.task = evaluator, evaluator.task
+        self.samples: Samples
+        self.failure: str | None = None
+
+    def open(self) -> Samples:
+        folder = self.evaluator.folder
+        if not folder.is_dir():
+            raise ClipsiftError(f"{self.task.key}: {folder} does not exist; download the task or leave it out")
+        self.samples = self.evaluator.open()
+        return self.samples
+
+    def begin(self, batch: Batch, encoder: Encoder) -> None:
+        """Agree with the other ranks that the task could be opened, and encode its texts."""
+        self.started = time.monotonic()
+        self.first_bad = torch.full((), _NONE, device=encoder.device)
+        self.failure = next(filter(None, gather_objects(batch.get("failure"))), None)
+        sizes = [] if self.failure else gather_objects(len(self.samples))
+        if len(set(sizes)) > 1:
+            self.failure = f"{self.task.key}: {self.evaluator.folder} is not the same on all nodes: {sizes} samples"
+        if self.failure is None:
+            self.progress = Progress(self.task.name, len(self.samples))
+            try:
+                self.evaluator.prepare(encoder)
+            except ClipsiftError as error:
+                self.failure = f"{self.task.key}: {error}"
+
+    def step(self, batch: Batch, encoder: Encoder) -> None:
+        self.failure = self.failure or batch.get("failure")
+        if self.failure is not None or "image" not in batch:
+            return
+        amp = self.evaluator.amp_images or self.evaluator.rules == "corrected"
+        features = encoder.images(batch["image"], amp)
+        # Kept on the device: asking for the answer now would make the device wait for us at every batch.
+        self.first_bad = torch.minimum(self.first_bad, _first_not_finite(features, batch["position"]))
+        self.evaluator.update(features, batch)
+        left = len(self.samples) - self.progress.done
+        self.progress.advance(min(left, len(features) * world_size()))
+
+    def result(self) -> Result:
+        """The task's line of results, the same on all ranks. Raises :class:`ClipsiftError` if any rank failed."""
+        states = gather_objects((self.failure, int(self.first_bad)))
+        failure = next((failure for failure, _ in states if failure is not None), None)
+        if failure is None and (bad := min(position for _, position in states)) != _NONE:
+            failure = f"{self.task.key}: {self.samples.name(bad)} has image features that are not finite"
+        if failure is not None:
+            raise ClipsiftError(failure)
+        metrics = dict(self.evaluator.compute())
+        main = None if self.task.main_metric is None else metrics[self.task.main_metric]
+        self.progress.advance(0, **{self.task.main_metric or "main_metric": "none" if main is None else f"{main:.4f}"})
+        self.progress.close()
+        result = {
+            "key": self.task.key,
+            "dataset": self.task.name,
+            "metrics": metrics | {"main_metric": main},
+            "random": self.evaluator.chance(),
+            "num_samples": self.evaluator.size(self.samples),
+            "seconds": round(time.monotonic() - self.started, 3),
+        }
+        return broadcast_object(result)  # the seconds are rank 0's
+
+    def close(self) -> None:
+        """Let go of the task's index, open files and features."""
+        vars(self).clear()
+
+
+def _first_not_finite(features: Tensor, positions: Tensor) -> Tensor:
+    return torch.where(features.isfinite().all(dim=1), _NONE, positions).min()

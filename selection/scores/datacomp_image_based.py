@@ -1,0 +1,54 @@
+"""DataComp's image-based filter (Gadre et al. 2023, arXiv 2304.14108): images in the clusters of a target's images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from selection.checks import check_features, check_same_width
+from selection.scores import FeatureBlock, register
+from selection.tiles import tile_map, tiles
+
+_TILE_NUMBERS = 1 << 22  # of a tile of products: 16 MiB
+
+
+def nearest_by_product(features: Tensor, centroids: Tensor) -> Tensor:
+    """(n,) int64 index of the centroid (k, d) with the largest inner product, in float32; of equal ones the first.
+
+    Centroids are taken at the length they have, as in the published code. Raises ValueError for no centroids, another
+    width or a row that is not finite.
+    """
+    check_features(features)
+    check_features(centroids, "centroids")
+    check_same_width(features, centroids, "centroids")
+    if len(centroids) == 0:
+        raise ValueError("centroids is empty")
+    keys = centroids.float().T
+    parts = tiles(len(features), max(1, min(1024, _TILE_NUMBERS // len(centroids))))
+    found = tile_map(lambda rows: (features[rows].float() @ keys).argmax(1), parts, features.device)
+    return torch.cat(list(found))
+
+
+_hit: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # centroids -> target -> (k,) bool
+
+
+def _hit_clusters(centroids: Tensor, target: Tensor) -> Tensor:
+    """(k,) bool, whether a target image is nearest to the centroid; kept while both tensors are."""
+    targets = _hit.setdefault(centroids, WeakTensorKeyDictionary())
+    if target not in targets:
+        hit = torch.zeros(len(centroids), dtype=torch.bool, device=centroids.device)
+        hit[nearest_by_product(target, centroids)] = True
+        targets[target] = hit
+    return targets[target]
+
+
+@register("datacomp_image_based", needs=("image",))
+def datacomp_image_based(block: FeatureBlock, centroids: str, target: str) -> Tensor:
+    """1 where the nearest of the pool's ``centroids`` is also the nearest of some image of ``target``, else 0.
+
+    Both are names of features, ``.npy`` files of (k, d) and (t, d). DataComp has 100,000 centroids of its pool and
+    ImageNet's train images as the target; its filter also asks for ``datacomp_caption``.
+    """
+    centres = block.target(centroids)
+    return _hit_clusters(centres, block.target(target))[nearest_by_product(block.image, centres)].float()

@@ -1,0 +1,143 @@
+"""What test_ranks.py runs: ``python many_ranks.py FOLDER`` selects and exports in forked processes.
+
+``FOLDER/ranks1`` to ``ranks3`` hold the results of so many processes; in ``FOLDER/killed*`` one was killed on the way,
+right before the file that the folder's number counts, and two finished what it had begun. One import serves all.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from pools import write_pool
+
+from common import files
+from common.machine import Machine
+from selection import merge, resharding
+from selection.config import Selection
+from selection.features import write_feature_file
+from selection.index import PoolIndex
+from selection.pool import Pool
+from selection.select import Selector
+from selection.subset import Subset
+from selection.uids import parse_uids
+
+SIZES = (40, 7, 90, 1, 55, 23, 64)
+EVERY = 5  # kill before every so-manieth file
+STEPS = [
+    {"score": "s_cliploss", "keep": 0.8, "temperature": 0.07, "batch_size": 16, "num_batches": 3},
+    {"score": "normsim", "p": "inf", "keep": 0.5},
+    {"score": "metadata_column", "column": "many_ties", "keep": 0.3},
+]
+
+
+def write_metadata(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    first = 1
+    for number, count in enumerate(SIZES):
+        image, text = (torch.nn.functional.normalize(torch.from_numpy(rng.standard_normal((count, 8)))) for _ in "ab")
+        image[count // 2] = np.nan if number == 2 else image[count // 2]
+        uids = parse_uids([f"{uid:x}" for uid in range(first, first + count)])
+        captions = [""] * count
+        write_feature_file(folder / "metadata", "l14", f"{number:04d}", uids, captions, image.numpy(), text.numpy())
+        first += count
+    np.save(folder / "target.npy", rng.standard_normal((30, 8)).astype(np.float32))
+    write_pool(folder / "tars", {"0": 30, "1": 20, "2": 25})
+
+
+def add_column(folder: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for path in sorted((folder / "metadata").glob("*.parquet")):
+        table = pq.read_table(path)
+        ties = pa.array(np.arange(len(table)) % 3, pa.float32())
+        pq.write_table(table.append_column("many_ties", ties), path)
+
+
+def work(folder: Path, out: Path) -> None:
+    """Select among the metadata; export samples of the tars, some of them twice."""
+    merge.RUN_UIDS = 20
+    steps = [step | ({"target": str(folder / "target.npy")} if step["score"] == "normsim" else {}) for step in STEPS]
+    machine = Machine(accelerator="cpu", devices=1)
+    pool = Pool(str(folder / "metadata"))
+    selection = Selection(None, "l14", steps, per_file=True)
+    Selector(selection, pool, out, out / "cache", seed=3, machine=machine).run()
+    index = PoolIndex.build(Pool(str(folder / "tars")), out / "cache")
+    subset = Subset(np.concatenate([index.uids[::2], index.uids[::3]]))
+    resharding.reshard(index, subset, out / "shards", shard_size=8)
+
+
+def fork(job: Callable[[], None]) -> int:
+    process = os.fork()
+    if process:
+        return process
+    status = 1
+    try:
+        torch.set_num_threads(1)
+        job()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def run_ranks(world_size: int, out: Path, job: Callable[[], None]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+
+    def as_rank(rank: int) -> None:
+        if world_size > 1:
+            meeting = f"file://{out / 'meeting'}"
+            dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world_size)
+        job()
+
+    processes = [fork(lambda rank=rank: as_rank(rank)) for rank in range(world_size)]  # type: ignore[misc]
+    statuses = [os.waitpid(process, 0)[1] for process in processes]
+    if any(statuses):
+        sys.exit(f"{out.name}: {statuses}")
+
+
+def killed(job: Callable[[], None], before: int) -> bool:
+    """Whether ``job`` was killed before it put file number ``before`` in its place; it ends otherwise."""
+    replace = os.replace
+    count = 0
+
+    def counting(source: Path, target: Path) -> None:
+        nonlocal count
+        if count == before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        count += 1
+        replace(source, target)
+
+    def doomed() -> None:
+        files.os.replace = counting  # type: ignore[assignment]
+        job()
+
+    return os.WIFSIGNALED(os.waitpid(fork(doomed), 0)[1])
+
+
+def main(folder: Path) -> None:
+    run_ranks(1, folder / "data", lambda: (write_metadata(folder), add_column(folder)))  # type: ignore[func-returns-value]
+    for world_size in (1, 2, 3):
+        out = folder / f"ranks{world_size}"
+        run_ranks(world_size, out, lambda out=out: work(folder, out))  # type: ignore[misc]
+    before = 0
+    while True:
+        out = folder / f"killed{before}"
+        if not killed(lambda out=out: work(folder, out), before):  # type: ignore[misc]
+            return
+        run_ranks(2, out, lambda out=out: work(folder, out))  # type: ignore[misc]
+        before += EVERY
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

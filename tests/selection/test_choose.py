@@ -1,0 +1,130 @@
+"""The streamed selection keeps what the in-memory definition keeps, byte for byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.errors import ClipsiftError
+from selection import cut, merge
+from selection.choose import choose
+from selection.recipe import Recipe
+from selection.subset import Subset
+from selection.uids import UID_DTYPE, parse_uids, uid_column
+
+# Few values, so that ties abound; both zeros, the smallest and the largest number, and what is none.
+VALUES = [0.0, -0.0, 1.0, 1.0 + 2**-23, -1.0, 0.5, 1e-45, 3.4e38, -3.4e38, np.nan, np.inf, -np.inf]
+
+scores = st.lists(st.sampled_from(VALUES), min_size=1, max_size=60)
+steps = st.one_of(
+    st.fixed_dictionaries(
+        {"keep": st.sampled_from([0.2, 0.5, 0.9, 1.0]), "ties": st.sampled_from(["exact", "datacomp"])}
+    ),
+    st.fixed_dictionaries({"count": st.integers(1, 40)}),
+    st.fixed_dictionaries({"threshold": st.sampled_from([0.0, 0.5, 1.0, -5.0])}),
+)
+
+
+def write_scores(folder: Path, uids: np.ndarray, columns: dict[str, np.ndarray], file_rows: int) -> list[Path]:
+    paths = []
+    for start in range(0, len(uids), file_rows):
+        rows = slice(start, start + file_rows)
+        arrays = {"uid": uid_column(uids[rows])} | {name: pa.array(values[rows]) for name, values in columns.items()}
+        paths.append(folder / f"{start:06d}.parquet")
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table(arrays), paths[-1])
+    return paths
+
+
+def some_uids(count: int, seed: int = 0, repeats: bool = True) -> np.ndarray:
+    """Uids of which some share their high half and, with ``repeats``, some occur twice."""
+    rng = np.random.default_rng(seed)
+    uids = np.empty(count, UID_DTYPE)
+    uids["f0"] = rng.integers(0, 3, count) * np.uint64(1 << 62)
+    uids["f1"] = rng.integers(0, count, count) if repeats else rng.permutation(count)
+    return uids
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits so low that every way of the streamed selection is taken."""
+    monkeypatch.setattr(cut, "GATHER_UIDS", 2)
+    monkeypatch.setattr(merge, "RUN_UIDS", 7)
+    monkeypatch.setattr(merge, "STRETCH_UIDS", 4)
+    monkeypatch.setattr(merge, "_STRIDE", 2)
+
+
+def check(folder: Path, recipe: Recipe, uids: np.ndarray, columns: dict[str, np.ndarray], file_rows: int) -> None:
+    paths = write_scores(folder / "scores", uids, columns, file_rows)
+    try:
+        expected, about = recipe.apply(uids, columns)
+    except ClipsiftError as error:
+        with pytest.raises(ClipsiftError, match=str(error)[:20]):
+            choose(paths, recipe, folder / "subset.npy")
+        return
+    expected.save(folder / "expected.npy")
+    told = choose(paths, recipe, folder / "subset.npy")
+    for step in told["steps"]:
+        last = step.pop("last_tie")
+        assert last is None or parse_uids([last])[0] in uids
+    assert told == about | {"num_kept": len(expected), "num_unique": len(expected.unique)}
+    assert (folder / "subset.npy").read_bytes() == (folder / "expected.npy").read_bytes()
+    assert not list(folder.glob(".*"))
+
+
+@pytest.mark.usefixtures("small")
+@settings(max_examples=150, deadline=None)
+@given(first=scores, chosen=st.lists(steps, max_size=2), file_rows=st.integers(1, 25), seed=st.integers(0, 3))
+def test_ties_and_nan_as_in_memory(
+    tmp_path_factory: pytest.TempPathFactory,
+    first: list[float],
+    chosen: list[dict[str, Any]],
+    file_rows: int,
+    seed: int,
+) -> None:
+    columns = {"random": np.array(first, np.float32), "random_2": np.array(first[::-1], np.float32)}
+    recipe = Recipe.parse([{"score": "random"} | step for step in chosen])
+    check(tmp_path_factory.mktemp("pool"), recipe, some_uids(len(first), seed), columns, file_rows)
+
+
+@pytest.mark.usefixtures("small")
+def test_sets_as_in_memory(tmp_path: Path) -> None:
+    uids = some_uids(200)
+    columns = {"random": np.random.default_rng(1).integers(0, 9, 200).astype(np.float32)}
+    files = {}
+    for number, name in enumerate(("within", "union", "intersect", "subtract")):
+        size = 150 if name in ("within", "intersect") else 20
+        files[name] = str(tmp_path / f"{name}.npy")
+        Subset(np.concatenate([uids[number : number + size], some_uids(10, 9)])).save(files[name])
+    recipe = Recipe.parse(
+        [{"score": "random", "keep": 0.4}],
+        within=files["within"],
+        union=[files["union"], files["within"]],
+        intersect=[files["intersect"]],
+        subtract=[files["subtract"]],
+    )
+    check(tmp_path, recipe, uids, columns, 13)
+
+
+def test_real_sizes_take_the_same_way(tmp_path: Path) -> None:
+    """Unpatched limits; all scores equal, so that the uids decide."""
+    uids = some_uids(5000, repeats=False)
+    columns = {"random": np.zeros(5000, np.float32)}
+    check(tmp_path, Recipe.parse([{"score": "random", "keep": 0.3}]), uids, columns, 777)
+
+
+def test_a_damaged_score_file_is_named(tmp_path: Path) -> None:
+    recipe = Recipe.parse([{"score": "random", "keep": 0.3}])
+    paths = write_scores(tmp_path, some_uids(10), {"other": np.zeros(10, np.float32)}, 5)
+    with pytest.raises(ClipsiftError, match=r"000000\.parquet: no whole score file"):
+        choose(paths, recipe, tmp_path / "subset.npy")
+    paths[1].write_bytes(paths[1].read_bytes()[:100])
+    with pytest.raises(ClipsiftError, match=r"000005\.parquet: no whole score file .* delete it"):
+        choose(paths, recipe, tmp_path / "subset.npy")
