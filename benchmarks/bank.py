@@ -69,7 +69,7 @@ def report(name: str, cost: float, estimate: Callable[[int], Tensor], reference:
     first = estimate(0)
     seconds = time.perf_counter() - start
     second = estimate(1)
-    agreement = [(spearman(scores, reference) + 0, jaccard(scores, reference)) for scores in (first, second)]
+    agreement = [(spearman(scores, reference), jaccard(scores, reference)) for scores in (first, second)]
     rank, top = (sum(values) / 2 for values in zip(*agreement))
     print(f"{name:24} {cost:8.3g} {seconds:8.1f} {rank:10.5f} {top:9.4f} {jaccard(first, second):8.4f}", flush=True)
 

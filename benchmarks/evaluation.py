@@ -13,16 +13,18 @@ import contextlib
 import json
 import logging
 import os
+import resource
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -138,14 +140,15 @@ def compare_suites(clip: LoadedCLIP, data: Path, tasks: list[Task], options: arg
         how = {"batch_size": options.batch_size, "workers": options.workers, "machine": machine}
         results, ours = timed(lambda: evaluate(clip, data, tasks=[task.key for task in tasks], **how))
     clip.model.to(options.device)
-    total = 0.0
+    total = np.zeros(2)
     for task, result in zip(tasks, results):
         score, theirs = timed(partial(their_score, clip, data, task, options))
         total += theirs
         scores = f"scores {result['metrics']['main_metric']:.4f} and {score:.4f}"
-        report(f"{task.name}, {result['num_samples']:,} images", result["seconds"], theirs, scores)
+        report(f"{task.name}, {result['num_samples']:,} images", [result["seconds"]], theirs, scores)
     images = sum(result["num_samples"] for result in results)
-    report("suite", ours, total, f"ours {images / ours:.0f} images/s, {sum(waits) / ours:.0%} of it waiting for data")
+    rate = f"ours {images / ours[0]:.0f} images/s, {sum(waits) / ours[0]:.0%} of it waiting for data"
+    report("suite", ours, total.tolist(), rate)
 
 
 def compare_memory() -> None:
@@ -168,13 +171,24 @@ def compare_memory() -> None:
         print(f"memory for {samples:,} samples x {classes:,} classes, {side}: {peak.added / 1e6:.1f} MB")
 
 
-def timed(function: Callable[[], T]) -> tuple[T, float]:
-    start = time.perf_counter()
-    return function(), time.perf_counter() - start
+def timed(function: Callable[[], T]) -> tuple[T, list[float]]:
+    """What the function returns; seconds, and seconds of CPU time of this process and its workers."""
+    before = time.perf_counter(), cpu_seconds()
+    value = function()
+    return value, [time.perf_counter() - before[0], cpu_seconds() - before[1]]
 
 
-def report(name: str, ours: float, theirs: float, note: str) -> None:
-    print(f"{name}: ours {ours:.1f} s, clip_benchmark {theirs:.1f} s, ratio {theirs / ours:.2f} ({note})", flush=True)
+def cpu_seconds() -> float:
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def report(name: str, ours: Sequence[float], theirs: Sequence[float], note: str) -> None:
+    """Seconds of both sides, and the ratio; that of the CPU times too, which does not move with the machine's load."""
+    ratios = f"ratio {theirs[0] / ours[0]:.2f}"
+    if len(ours) > 1:
+        ratios += f", of CPU time {theirs[1] / ours[1]:.2f}"
+    print(f"{name}: ours {ours[0]:.1f} s, clip_benchmark {theirs[0]:.1f} s, {ratios} ({note})", flush=True)
 
 
 def load(options: argparse.Namespace, folder: Path) -> LoadedCLIP:

@@ -23,6 +23,7 @@ from huggingface_hub.utils import (
 from common.errors import ClipsiftError
 
 CHUNK = 1 << 24  # bytes per request: what a cut line costs at most
+_BUSY = (408, 429, 500, 502, 503, 504)  # statuses that pass
 _WAITS = (1.0, 4.0)  # seconds before another attempt to list a repository
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
@@ -174,7 +175,7 @@ def _range(url: str, name: str, start: int, stop: int) -> bytes:
     """Bytes ``start`` to ``stop`` of what is at ``url``; asks several times (waiting longer and longer)."""
     headers = build_hf_headers() | {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
     try:
-        response = http_backoff("GET", url, headers=headers, timeout=60)
+        response = http_backoff("GET", url, headers=headers, timeout=60, retry_on_status_codes=_BUSY)
         hf_raise_for_status(response)
     except Exception as error:  # as in open_repository
         raise ClipsiftError(f"{name}: cannot be fetched ({_reason(error)})") from error

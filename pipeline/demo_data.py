@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,14 @@ class Task:
 
 _OBJECT_TEMPLATES = ("a photo of a {c}", "{c}", "a picture of a {c}", "a drawing of a {c}")
 TASKS = (
-    Task("wds_imagenet1k_test", tuple(OBJECTS), _OBJECT_TEMPLATES, lambda rng, name: draw_object(rng, name, PHOTO)),
-    Task("wds_imagenetv2_test", tuple(OBJECTS), _OBJECT_TEMPLATES, lambda rng, name: draw_object(rng, name, SHIFT)),
-    Task("wds_imagenet_sketch_test", tuple(OBJECTS), _OBJECT_TEMPLATES, lambda rng, name: draw_object(rng, name, SKETCH)),
+    *(
+        Task(folder, tuple(OBJECTS), _OBJECT_TEMPLATES, partial(draw_object, style=style))
+        for folder, style in (
+            ("wds_imagenet1k_test", PHOTO),
+            ("wds_imagenetv2_test", SHIFT),
+            ("wds_imagenet_sketch_test", SKETCH),
+        )
+    ),
     Task("wds_vtab-dtd_test", tuple(TEXTURES), ("a {c} texture", "{c} pattern", "{c}"), draw_texture),
 )
 
@@ -58,8 +64,9 @@ def make_demo_data(
     """Draw the demo's pool, trusted pairs and evaluation tasks into ``folder``.
 
     Writes ``pool/`` and ``trusted/`` (each ``shards/*.tar`` of ``.jpg .txt .json``), ``eval/wds_<key>_test/``
-    (DataComp's layout, stand-in pictures under real keys) and ``truth.parquet`` (uid, kind of each pair of the pool: for
-    judging a selection, never for making it). The same arguments give the same bytes; complete data are left alone.
+    (DataComp's layout, stand-in pictures under real keys) and ``truth.parquet`` (uid and kind of each pair of the
+    pool: for judging a selection, never for making it). The same arguments give the same bytes; complete data are
+    left alone.
 
     Args:
         folder: where to; made when missing.
@@ -98,7 +105,7 @@ def _is_complete(folder: Path, settings: dict[str, int]) -> bool:
     for name, value in settings.items():
         if found.get(name) != value:
             raise ClipsiftError(
-                f"{folder}: holds demo data with {name} {found.get(name)}, not {value}; give another folder or delete it"
+                f"{folder}: holds demo data with {name} {found.get(name)}, not {value}; give another folder"
             )
     return True
 
@@ -134,10 +141,13 @@ def _members(pair: Pair, key: str) -> dict[str, Any]:
 
 
 def _write_tar(path: Path, samples: Iterable[dict[str, Any]]) -> None:
-    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        with wds.TarWriter(stream, encoder=False, mtime=0) as writer:
-            for sample in samples:
-                writer.write(sample)
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "wb") as stream,
+        wds.TarWriter(stream, encoder=False, mtime=0) as writer,
+    ):
+        for sample in samples:
+            writer.write(sample)
 
 
 def _write_task(rng: RandomGenerator, folder: Path, task: Task, size: int) -> None:

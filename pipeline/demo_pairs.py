@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,7 +77,7 @@ def _popular_classes(rng: RandomGenerator) -> Callable[[], str]:
     )
 
 
-def _make_kind(rng: RandomGenerator, kind: str, count: int, pick: Callable[[], str]) -> Iterable[Pair]:
+def _make_kind(rng: RandomGenerator, kind: str, count: int, pick: Callable[[], str]) -> Iterator[Pair]:
     for number in range(count):
         if kind == "text":
             words = captions.slogan(rng)
@@ -99,6 +99,7 @@ def _make_kind(rng: RandomGenerator, kind: str, count: int, pick: Callable[[], s
 
 def _show(rng: RandomGenerator, name: str) -> tuple[Picture, str]:
     """A picture of the class ``name`` and a caption that is right."""
+    forms: tuple[str, ...]
     if name in TEXTURES:
         picture, forms = draw_texture(rng, name), captions.TEXTURE_FORMS
     elif name in SCENES:

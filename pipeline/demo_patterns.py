@@ -45,7 +45,8 @@ def _bricks(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarra
 
 def _marble(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     a, b, c = rng.uniform(2, 5, size=3)
-    return 0.5 + 0.5 * np.sin(x * 4 + 3 * np.sin(y * a + rng.uniform(0, 6)) + 2 * np.sin((x + y) * b) + np.sin(x * c * 3))
+    swirl = 3 * np.sin(y * a + rng.uniform(0, 6)) + 2 * np.sin((x + y) * b) + np.sin(x * c * 3)
+    return 0.5 + 0.5 * np.sin(x * 4 + swirl)
 
 
 def _crosshatch(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -88,12 +89,19 @@ Scene = Callable[[np.random.Generator, ImageDraw.ImageDraw, int, int], None]
 
 
 def _ridge(
-    rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, height: int, level: float, relief: float, fill: Colour
+    rng: np.random.Generator,
+    draw: ImageDraw.ImageDraw,
+    width: int,
+    height: int,
+    level: float,
+    relief: float,
+    fill: Colour,
 ) -> None:
-    """Land from a jagged (large ``relief``) or gentle skyline down to the lower edge; ``level`` from the top, in [0, 1]."""
+    """Land below a skyline at ``level``, rough by ``relief``; both are shares of the height, from the top."""
     count = int(rng.integers(4, 7))
     xs = np.linspace(-width / 8, width * 9 / 8, count)
-    ys = height * (level + relief * rng.uniform(-1, 1) * np.where(np.arange(count) % 2, 1, -1) * rng.uniform(0.4, 1, count))
+    peaks = np.where(np.arange(count) % 2, 1, -1) * rng.uniform(0.4, 1, count) * rng.uniform(-1, 1)
+    ys = height * (level + relief * peaks)
     draw.polygon([*zip(xs.tolist(), ys.tolist()), (width * 9 / 8, height), (-width / 8, height)], fill=fill)
 
 

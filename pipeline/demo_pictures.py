@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from pipeline.demo_glyphs import DARK, MAIN, OBJECTS, USUAL_COLOURS
+from pipeline.demo_glyphs import DARK, MAIN, OBJECTS
 from pipeline.demo_patterns import SCENES, TEXTURE_COLOURS, TEXTURES, Colour
 
 SIDES = (36, 40, 44, 48)  # pixels of a finished picture, per axis
 OVERSAMPLING = 2
-
 
 
 COLOURS: dict[str, Colour] = {
@@ -32,6 +31,20 @@ COLOURS: dict[str, Colour] = {
     "white": (245, 245, 242),
     "grey": (140, 142, 148),
 }
+# What these things mostly look like: (main, accent). Trees are green, in pictures as in life.
+USUAL_COLOURS: dict[str, tuple[str, str]] = {
+    "house": ("white", "red"), "tree": ("green", "green"), "car": ("red", "white"), "boat": ("brown", "white"),
+    "fish": ("orange", "orange"), "sun": ("yellow", "orange"), "moon": ("yellow", "white"), "star": ("yellow", "white"),
+    "heart": ("red", "red"), "flower": ("pink", "yellow"), "mushroom": ("red", "white"), "cup": ("white", "blue"),
+    "umbrella": ("purple", "black"), "key": ("grey", "grey"), "apple": ("green", "green"), "ladder": ("brown", "brown"),
+    "balloon": ("red", "white"), "bottle": ("green", "white"), "hammer": ("grey", "brown"), "bird": ("blue", "orange"),
+    "cat": ("grey", "pink"), "snowman": ("white", "orange"), "rocket": ("white", "red"), "bell": ("yellow", "grey"),
+    "crown": ("yellow", "red"), "anchor": ("black", "black"), "arrow": ("black", "black"), "cross": ("red", "red"),
+    "lamp": ("orange", "black"), "chair": ("brown", "brown"), "table": ("brown", "brown"), "kite": ("pink", "blue"),
+    "ice cream": ("pink", "brown"), "butterfly": ("blue", "purple"), "glasses": ("grey", "black"),
+    "clock": ("black", "white"), "cactus": ("green", "brown"), "flag": ("blue", "white"), "envelope": ("white", "grey"),
+    "guitar": ("orange", "brown"),
+}  # fmt: skip
 # Colours that a shifted rendering paints with instead: names stay true, values are none the pool has seen.
 SHIFTED: dict[str, Colour] = {
     "red": (240, 110, 120),
@@ -44,7 +57,12 @@ SHIFTED: dict[str, Colour] = {
     "white": (222, 235, 250),
 }
 
-SKIES: dict[str, Colour] = {"blue": (90, 160, 235), "grey": (150, 160, 170), "orange": (240, 130, 60), "pink": (235, 150, 170)}
+SKIES: dict[str, Colour] = {
+    "blue": (90, 160, 235),
+    "grey": (150, 160, 170),
+    "orange": (240, 130, 60),
+    "pink": (235, 150, 170),
+}
 
 
 @dataclass(frozen=True)
@@ -86,7 +104,8 @@ def encode_jpeg(rng: np.random.Generator, image: Image.Image) -> bytes:
 def crop_a_little(rng: np.random.Generator, image: Image.Image) -> Image.Image:
     """What a re-upload does to a picture: one to three pixels lost at each side, and the size kept."""
     left, top, right, bottom = rng.integers(0, 4, size=4)
-    return image.crop((left, top, image.width - right, image.height - bottom)).resize(image.size, Image.Resampling.BICUBIC)
+    box = (left, top, image.width - right, image.height - bottom)
+    return image.resize(image.size, Image.Resampling.BICUBIC, box)
 
 
 def draw_object(rng: np.random.Generator, subject: str, style: Style) -> Picture:
@@ -176,7 +195,7 @@ def _background(rng: np.random.Generator, kind: str, colour: str) -> Image.Image
         ramp = np.linspace(rng.uniform(0.5, 0.9), rng.uniform(1.0, 1.3), height)[:, None, None]
         pixels = pixels * ramp
     elif kind in ("cloudy", "cluttered"):
-        clouds = Image.fromarray(rng.integers(0, 256, (5, 5), dtype=np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
+        clouds = _image(rng.integers(0, 256, (5, 5))).resize((width, height), Image.Resampling.BICUBIC)
         pixels = pixels + (np.asarray(clouds, dtype=float)[..., None] - 128) * 0.4
     canvas = _image(pixels)
     if kind == "cluttered":

@@ -47,8 +47,8 @@ def s_cliploss(
         short_last_batch: leave the last batch short, as the authors' code does.
         bank_size: instead of in batches, score every sample against one random bank of so many (at most n), the same
             for all, with its sums brought to ``batch_size`` (:func:`s_cliploss_bank`). A bank of
-            ``num_batches * batch_size / 2`` costs as many products as the batches. Batches are nearer to the paper's
-            score at that cost (benchmarks/bank.py); a bank is for when one is given anyway.
+            ``num_batches * batch_size / 2`` costs as many products as the batches. At that cost batches are nearer to
+            the paper's score for a temperature of 0.01, and the two are alike for 0.07 (benchmarks/bank.py).
 
     Raises:
         ValueError: shapes differ, a row is not finite, or a number is not positive.

@@ -13,12 +13,24 @@ import pytest
 from PIL import Image
 
 from common.errors import ClipsiftError
+from pipeline import demo_pairs
 from pipeline.demo_captions import GENERIC_FORMS
 from pipeline.demo_data import MARKER, make_demo_data
-from pipeline.demo_glyphs import MAIN, OBJECTS, USUAL_COLOURS
+from pipeline.demo_glyphs import MAIN, OBJECTS
 from pipeline.demo_pairs import POOL_SHARES, make_pool
 from pipeline.demo_patterns import SCENES, TEXTURE_COLOURS, TEXTURES
-from pipeline.demo_pictures import COLOURS, PHOTO, SHIFT, SKETCH, draw_object, draw_scene, draw_texture, draw_words
+from pipeline.demo_pictures import (
+    COLOURS,
+    PHOTO,
+    SHIFT,
+    SKETCH,
+    USUAL_COLOURS,
+    Picture,
+    draw_object,
+    draw_scene,
+    draw_texture,
+    draw_words,
+)
 
 SIZES = {"pool_size": 400, "trusted_size": 100, "eval_size": 80}
 SUBJECTS = (*OBJECTS, *TEXTURES, *SCENES)
@@ -125,11 +137,14 @@ def test_captions_are_what_their_kind_says() -> None:
 
 
 def test_mismatched_captions_name_another_subject(monkeypatch: pytest.MonkeyPatch) -> None:
-    import pipeline.demo_pairs as demo_pairs
-
     shown: list[str] = []
     show = demo_pairs._show
-    monkeypatch.setattr(demo_pairs, "_show", lambda rng, name: (shown.append(name), show(rng, name))[1])
+
+    def recording(rng: np.random.Generator, name: str) -> tuple[Picture, str]:
+        shown.append(name)
+        return show(rng, name)
+
+    monkeypatch.setattr(demo_pairs, "_show", recording)
     rng = np.random.default_rng(1)
     pick = demo_pairs._popular_classes(rng)
     list(demo_pairs._make_kind(rng, "mismatched", 200, pick))
@@ -139,8 +154,6 @@ def test_mismatched_captions_name_another_subject(monkeypatch: pytest.MonkeyPatc
 
 
 def test_popular_classes_have_a_long_tail_and_miss_none() -> None:
-    import pipeline.demo_pairs as demo_pairs
-
     pick = demo_pairs._popular_classes(np.random.default_rng(0))
     counts = Counter(pick() for _ in range(6000))
     assert set(counts) == {*OBJECTS, *TEXTURES}
@@ -184,7 +197,9 @@ def test_tasks_have_the_layout_of_datacomp(data: Path, folder: str, classes: int
 
 
 def test_evaluation_pictures_are_not_in_the_pool_or_trusted(data: Path) -> None:
-    trained = [s["jpg"] for part in ("pool", "trusted") for p in (data / part).rglob("*.tar") for s in read_tar(p).values()]
+    trained = [
+        s["jpg"] for part in ("pool", "trusted") for p in (data / part).rglob("*.tar") for s in read_tar(p).values()
+    ]
     evaluated = [s["jpg"] for p in (data / "eval").rglob("*.tar") for s in read_tar(p).values()]
     assert len(set(evaluated)) == len(evaluated)
     assert not set(trained) & set(evaluated)
