@@ -178,6 +178,7 @@ def quiet_libraries() -> None:
         ".*Trying to infer the `batch_size`.*",
         ".*no CUDA runtime is found.*",
         ".*torch.distributed.nn.functional.all_gather is deprecated.*",
+        ".*Grad strides do not match bucket view strides.*",
         ".*Total length of `list` across ranks is zero.*",
         ".*LightningCLI's args parameter is intended.*",
     ):

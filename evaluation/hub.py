@@ -81,11 +81,7 @@ def _ask(name: str, wanted: Callable[[str], bool], endpoint: str | None) -> Repo
             info = HfApi(endpoint=endpoint).dataset_info(name, files_metadata=True)
             break
         except Exception as error:
-            refused = isinstance(error, HfHubHTTPError) and error.response.status_code not in (
-                408,
-                429,
-                *range(500, 600),
-            )
+            refused = isinstance(error, HfHubHTTPError) and error.response.status_code not in _BUSY
             if wait is None or refused or isinstance(error, OfflineModeIsEnabled):
                 raise
             time.sleep(wait)
@@ -142,8 +138,8 @@ def fetch(
     """
     part = path.with_name(f".{path.name}.{(file.digest or repository.revision)[:16]}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    for _ in range(2):
-        if file.cached:
+    for attempt in range(2):
+        if file.cached and attempt == 0:
             shutil.copyfile(file.cached, part)
             advance(file.size)
         else:

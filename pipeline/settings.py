@@ -18,6 +18,7 @@ from evaluation.tasks import select_tasks
 from pipeline.validation import Validation
 from selection.config import Selection
 from selection.pool import Pool
+from selection.step import map_paths
 from selection.target import TRUSTED
 from training.data import PoolDataModule
 from training.model import CLIPModule
@@ -223,9 +224,7 @@ def _absolute_paths(config: jsonargparse.Namespace) -> jsonargparse.Namespace:
     for key in ("union", "intersect", "subtract"):
         config.selection[key] = [_absolute(path) for path in config.selection[key]]
     for step in config.selection.steps:
-        for option in ("target", "target_text"):
-            if isinstance(step, dict) and isinstance(step.get(option), str):
-                step[option] = _absolute(step[option])
+        map_paths(step, _absolute)
     return config
 
 

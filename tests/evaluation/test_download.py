@@ -175,13 +175,20 @@ def test_what_another_program_has_fetched_is_compared_and_kept(hub: Hub, data: P
     assert contents(data / CIFAR.folder) == contents(hub.folder / repository_name(CIFAR))
 
 
-def test_without_a_connection_the_hubs_cache_is_taken(hub: Hub, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_connection_the_hubs_cache_is_taken(hub: Hub, data: Path, tmp_path: Path) -> None:
+    tar_hash = hashlib.sha256((hub.folder / CIFAR_TAR).read_bytes()).hexdigest()
     for task in (CIFAR, FLICKR):
         for name in contents(hub.folder / repository_name(task)):
             huggingface_hub.hf_hub_download(repository_name(task), name, repo_type="dataset", endpoint=hub.endpoint)
     hub.requests.clear()
     download(["cifar10"], data / "online", hub.endpoint)
     assert hub.requests == []  # listed, and then found in the cache
+    [blob] = [path for path in (tmp_path / "cache").rglob("blobs/*") if path.name == tar_hash]
+    whole = blob.read_bytes()
+    blob.write_bytes(b"?" * len(whole))
+    download(["cifar10"], data / "again", hub.endpoint)
+    assert hub.requests == [(CIFAR_TAR, f"bytes=0-{len(whole) - 1}")]  # what the cache has is compared too
+    blob.write_bytes(whole)
     nowhere = "http://127.0.0.1:9"
     download(["cifar10", FLICKR.key], data, nowhere)
     assert contents(data / CIFAR.folder) == contents(hub.folder / repository_name(CIFAR))
