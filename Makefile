@@ -30,7 +30,7 @@ format: setup ## put the code in order
 	$(BIN)/ruff format .
 
 bench: setup ## run the benchmarks, each beside its alternative
-	for program in benchmarks/*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done
+	for program in $$(grep -l __main__ benchmarks/*.py); do echo "== $$program"; $(BIN)/python $$program || exit 1; done
 
 docs: setup ## build the documentation into site/
 	$(BIN)/mkdocs build --strict --quiet
