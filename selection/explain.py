@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -74,7 +75,11 @@ def explain(run: Path, uid: str) -> Explanation:
         is_in = bool(Subset.load(within).multiplicity(wanted)[0])
         operations.append(f"within {within}: {'in it' if is_in else 'not in it'}")
     scores = []
+    columns = set(pq.read_schema(file.path).names)
     for step in about["steps"]:
+        if step["name"] not in columns:  # a set method, or a combination made from columns of other names
+            operations.append(f"{step['name']}: judges what is left as a whole and keeps no score of a sample")
+            continue
         score = _explain_step(step, files, file, row, uid, is_in)
         is_in = score.outcome == "kept"
         scores.append(score)

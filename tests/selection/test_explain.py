@@ -68,3 +68,17 @@ def test_unknown_samples_and_runs_are_refused(run: Path, tmp_path: Path) -> None
         explain(run, "xyz")
     with pytest.raises(ClipsiftError, match="no finished selection"):
         explain(tmp_path, uid(1))
+
+
+def test_a_combination_has_no_score_of_its_own_to_show(tmp_path: Path) -> None:
+    folder = tmp_path / "metadata"
+    folder.mkdir()
+    columns = {"uid": uid_column(parse_uids([uid(number) for number in range(8)]))}
+    columns |= {name: pa.array(values) for name, values in SCORES.items()}
+    pq.write_table(pa.table(columns), folder / "a.parquet")
+    parts = [{"score": "metadata_column", "column": name, "name": name} for name in SCORES]
+    recipe = Recipe.parse([{"score": "rank_sum", "of": parts, "keep": 0.5}])
+    recipe.run(str(folder), out=tmp_path / "run")
+    told = explain(tmp_path / "run", uid(4))
+    assert told.scores == []
+    assert "rank_sum: judges what is left as a whole" in told.operations[0]
