@@ -80,6 +80,7 @@ class _FeatureWriter(BasePredictionWriter):
     def __init__(self, folder: Path, name: str, index: PoolIndex, progress: Progress) -> None:
         super().__init__("batch")
         self.folder, self.name, self.index, self.progress = folder, name, index, progress
+        self.skipped = 0
         self.pending: list[tuple[Batch, dict[str, np.ndarray]]] = []
 
     def write_on_batch_end(
@@ -93,7 +94,9 @@ class _FeatureWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         self.pending.append(({key: value for key, value in batch.items() if key not in ("image", "text")}, prediction))
-        self.progress.advance(len(batch["rows"]) + len(batch["broken"]))
+        self.skipped += len(batch["broken"])
+        notes = {"skipped": self.skipped} if self.skipped else {}
+        self.progress.advance(len(batch["rows"]) + len(batch["broken"]), **notes)
         if batch["is_last"]:
             self._write(int(batch["shard"]))
             self.pending = []

@@ -209,14 +209,14 @@ class _ShardScans(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.work)
 
-    def __getitem__(self, item: int) -> int:
+    def __getitem__(self, item: int) -> tuple[int, int]:
         shard, stamp, folder = self.work[item]
         with fsspec.open(shard.url, "rb") as handle:
             rows, report = scan_tar(handle, int(stamp[0]), shard, _expected(shard))
         with atomic_path(folder / f"{shard.name}.npy") as temporary, open(temporary, "wb") as out:
             np.save(out, rows, allow_pickle=False)
         write_json(folder / f"{shard.name}.json", {"stamp": stamp, "report": report.as_dict()})
-        return len(rows)
+        return len(rows), report.num_lost
 
 
 def _expected(shard: Shard) -> int | None:
@@ -235,10 +235,12 @@ def _scan_shards(pool: Pool, stamps: list[list[int | str]], folder: Path, worker
     loader = torch.utils.data.DataLoader(_ShardScans(work), batch_size=None, num_workers=min(workers, len(work)))
     with Progress("index", len(mine), "shards") as progress:
         progress.resume(len(mine) - len(work))
-        samples = 0
-        for count in loader:
-            samples += int(count)
-            progress.advance(1, samples=f"{samples:,}")
+        samples = lost = 0
+        for found, missed in loader:
+            samples += int(found)
+            lost += int(missed)
+            notes = {"skipped": f"{lost:,}"} if lost else {}
+            progress.advance(1, samples=f"{samples:,}", **notes)
 
 
 def _part_is_current(parts: Path, shard: Shard, stamp: list[int | str]) -> bool:
