@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from selection.checks import check_pair, check_same_width, check_temperature
-from selection.tiles import product_sums, product_tile, tile_map, tiles
+from selection.tiles import product_sums, product_tiles, row_tiles, tile_map
 
 # One exponential per element serves the row and the column sum, because both are taken against the same fixed offset:
 # the largest logit that the norms allow becomes HEADROOM, so that nothing overflows. A sum that ends below
@@ -103,12 +103,10 @@ def lossless_half(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor] | None:
 
 def _row_lse(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
     """(q,) log-sum-exp of each query over the keys, each tile against its own maximum."""
-    row_tile, column_tile = product_tile(queries.device)
-    columns = tiles(len(keys), column_tile)
 
     def strip(rows: slice) -> Tensor:
         scaled = queries[rows].float() * (1 / temperature)
-        parts = [(scaled @ keys[part].float().T).logsumexp(1) for part in columns]
+        parts = [products.logsumexp(1) for _, products in product_tiles(scaled, keys)]
         return torch.stack(parts).logsumexp(0)
 
-    return torch.cat(list(tile_map(strip, tiles(len(queries), row_tile), queries.device)))
+    return torch.cat(list(tile_map(strip, row_tiles(queries), queries.device)))

@@ -19,13 +19,32 @@ Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 ROW_TILE = 1024  # rows per tile of work that is linear in the rows
-PRODUCT_TILE_CPU = (256, 1024)  # rows, columns of a float32 product tile: 1 MiB, stays in a core's cache
+PRODUCT_TILE_CPU = (512, 1024)  # rows, columns of a float32 product tile: 2 MiB, which a core's cache about holds
 PRODUCT_TILE_GPU = (4096, 8192)  # 128 MiB
 
 
 def product_tile(device: torch.device) -> tuple[int, int]:
     """Rows and columns of a tile of a matrix product on ``device``."""
     return PRODUCT_TILE_CPU if device.type == "cpu" else PRODUCT_TILE_GPU
+
+
+def row_tiles(queries: Tensor) -> list[slice]:
+    """``queries`` (n, d) cut into strips as high as a tile of a product."""
+    return tiles(len(queries), product_tile(queries.device)[0])
+
+
+def product_tiles(queries: Tensor, keys: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yield each slice of ``keys`` (m, d) with the float32 product of ``queries`` (q, d), a strip, with it, (q, slice).
+
+    Each product is gone with the next one: all are computed in the same memory, because a fresh megabyte a tile costs
+    more, in pages to be mapped, than what is done with the product.
+    """
+    column_tile = product_tile(queries.device)[1]
+    buffer = queries.new_empty(len(queries) * min(column_tile, len(keys)))
+    for part in tiles(len(keys), column_tile):
+        size = part.stop - part.start
+        products = buffer[: len(queries) * size].view(len(queries), size)
+        yield part, torch.mm(queries, keys[part].float().T, out=products)
 
 
 def tiles(total: int, size: int) -> list[slice]:
@@ -82,20 +101,17 @@ def product_sums(
 
     ``transform`` is elementwise and may work in place. The (n, m) product is never held.
     """
-    row_tile, column_tile = product_tile(a.device)
-    columns = tiles(len(b), column_tile)
-
     def strip(rows: slice) -> tuple[Tensor, Tensor]:
         queries = a[rows].float() * scale
         row_sums, column_sums = queries.new_zeros(len(queries)), queries.new_empty(len(b))
-        for part in columns:
-            values = transform(queries @ b[part].float().T)
+        for part, products in product_tiles(queries, b):
+            values = transform(products)
             row_sums += values.sum(1)
-            column_sums[part] = values.sum(0)
+            torch.sum(values, 0, out=column_sums[part])
         return row_sums, column_sums
 
     row_parts, column_sums = [], torch.zeros(len(b), device=b.device)
-    for of_rows, of_columns in tile_map(strip, tiles(len(a), row_tile), a.device):
+    for of_rows, of_columns in tile_map(strip, row_tiles(a), a.device):
         row_parts.append(of_rows)
         column_sums += of_columns
     return torch.cat(row_parts), column_sums

@@ -17,8 +17,10 @@ def clip_score(image: Tensor, text: Tensor) -> Tensor:
     made without mending that. Raises ValueError if the shapes differ or a row is not finite.
     """
     check_pair(image, text)
-    parts = tiles(len(image), ROW_TILE)
-    return torch.cat([(image[rows].float() * text[rows].float()).sum(1) for rows in parts])
+    scores = torch.empty(len(image), device=image.device)
+    for rows in tiles(len(image), ROW_TILE):
+        scores[rows] = (image[rows].float() * text[rows].float()).sum(1)
+    return scores
 
 
 @register("clip_score")
