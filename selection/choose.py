@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from selection.recipe import FeatureSource, Recipe
 from selection.score_files import ScoreFile
 from selection.step import Step
 from selection.subset import Subset
+from selection.uids import parse_uids
 
 logger = logging.getLogger("clipsift")
 
@@ -35,30 +37,15 @@ class _Column:
         return self.file.column(self.name)
 
 
-class _WholeColumns(Mapping[str, np.ndarray]):
-    """The columns of all score files, each read when asked for."""
-
-    def __init__(self, files: Sequence[ScoreFile], names: Sequence[str]) -> None:
-        self.files, self.names = files, names
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return np.concatenate([np.empty(0, np.float32), *(file.column(name) for file in self.files)])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-
 def choose(
     paths: Sequence[Path], recipe: Recipe, out: Path, features: FeatureSource | None = None, seed: int = 0
 ) -> dict[str, Any]:
     """Write the subset file ``out`` that ``recipe`` makes of the score files ``paths``; a collective call.
 
     Files are split over ranks, and the result does not depend on how. Memory is a bit per row, one score file, and a
-    bounded number of uids. Recipes that combine scores or use set methods look at all samples at once: rank 0 applies
-    them in memory, with ``features`` and ``seed`` as in :meth:`Recipe.apply`. Choosing starts anew after a restart.
+    bounded number of uids. From a step on that looks at many samples at once (a set method; any combination of scores
+    makes it the first step) those that are left are held in memory, and what follows is :meth:`Recipe.apply` with
+    ``features`` and ``seed``. Choosing starts anew after a restart.
 
     Returns:
         What :meth:`Recipe.apply` tells about its steps and operations, with ``num_kept`` and ``num_unique``, and
@@ -67,28 +54,42 @@ def choose(
     Raises:
         ClipsiftError: for a damaged score file, a step that keeps nothing, a subset file that cannot be read.
     """
-    if not recipe.is_plain:
-        about = _choose_whole(paths, recipe, out, features, seed) if rank() == 0 else {}
-        return broadcast_object(about)
-    mine = [ScoreFile(number, path) for number, path in enumerate(paths)][rank() :: world_size()]
+    files = [ScoreFile(number, path) for number, path in enumerate(paths)]
+    mine = files[rank() :: world_size()]
     if recipe.within:
         within = Subset.load(recipe.within)
         for file in mine:
             file.keep(within.multiplicity(file.uids()) > 0)
     num_pool = _num_left(mine)
-    steps = [_take_step(step, mine, num_pool) for step in recipe.steps]
-    about = _write(mine, recipe, out)
-    return {"num_pool": num_pool, "steps": steps} | about
-
-
-def _choose_whole(
-    paths: Sequence[Path], recipe: Recipe, out: Path, features: FeatureSource | None, seed: int
-) -> dict[str, Any]:
-    files = [ScoreFile(number, path) for number, path in enumerate(paths)]
-    columns = _WholeColumns(files, [column.name for column in recipe.columns])
-    subset, about = recipe.apply(np.concatenate([file.uids() for file in files]), columns, features, seed)
-    subset.save(out)
+    streamed = recipe.steps[: recipe.num_streamed]
+    steps = [_take_step(step, mine, num_pool) for step in streamed]
+    if len(streamed) == len(recipe.steps):
+        return {"num_pool": num_pool, "steps": steps} | _write(mine, recipe, out)
+    rest = replace(recipe, steps=recipe.steps[len(streamed) :], within=None)
+    names = [column.name for column in rest.columns]
+    rows, uids, columns = _gather([file.num_rows for file in files], mine, names)
+    subset, about = rest.apply(uids, columns, features, seed, rows, num_pool)
+    if features:
+        features.close()
+    if rank() == 0:
+        subset.save(out)
+    about["steps"] = steps + about["steps"]
     return about | {"num_kept": len(subset), "num_unique": len(subset.unique)}
+
+
+def _gather(
+    sizes: Sequence[int], mine: list[ScoreFile], names: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """On every rank, of all samples that are left: rows of the pool, ascending, uids, and scores by name."""
+    starts = np.cumsum([0, *sizes])
+    own = {}
+    for file in mine:
+        rows = starts[file.number] + np.flatnonzero(file.left)
+        own[file.number] = [rows, file.uids(), *(file.column(name) for name in names)]
+    parts = {number: arrays for ranks_files in gather_objects(own) for number, arrays in ranks_files.items()}
+    empty = [np.empty(0, np.int64), parse_uids([]), *(np.empty(0, np.float32) for _ in names)]
+    whole = [np.concatenate(of_files) for of_files in zip(empty, *(parts[number] for number in sorted(parts)))]
+    return whole[0], whole[1], dict(zip(names, whole[2:]))
 
 
 def _take_step(step: Step, mine: list[ScoreFile], num_pool: int) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.errors import ClipsiftError
-from common.files import atomic_path
+from common.files import atomic_path, fingerprint
+from selection.npz import checksums, read_array
 from selection.pool import stem
 from selection.tiles import ROW_TILE, tiles
 from selection.uids import parse_uids, uid_column
@@ -32,9 +33,24 @@ class FeatureFile:
     def stem(self) -> str:
         return stem(self.path)
 
+    @property
+    def _npz(self) -> str:
+        return self.path.removesuffix(".parquet") + ".npz"
+
+    @cached_property
+    def _num_rows(self) -> int:
+        return int(self._parquet().metadata.num_rows)
+
     def num_rows(self) -> int:
         """Rows of the parquet, from its footer."""
-        return int(self._parquet().metadata.num_rows)
+        return self._num_rows
+
+    def fingerprint(self) -> str:
+        """Hash that changes with the content: of the parquet's footer (sizes and statistics of its columns) and the
+        checksums of the feature arrays, which are not read."""
+        footer = self._parquet().metadata.to_dict()
+        arrays = checksums(self._npz, [f"{self.name}_img", f"{self.name}_txt"]) if self.name else []
+        return fingerprint([self.stem, footer, arrays])
 
     def uids(self) -> np.ndarray:
         """(n,) uids of the rows."""
@@ -72,14 +88,8 @@ class FeatureFile:
             raise ClipsiftError(f"{self.path}: is no parquet file ({error})") from error
 
     def _array(self, tower: str) -> np.ndarray:
-        path, key = self.path.removesuffix(".parquet") + ".npz", f"{self.name}_{tower}"
-        try:
-            with fsspec.open(path, "rb") as handle, np.load(handle, allow_pickle=False) as arrays:
-                if key not in arrays.files:
-                    raise ClipsiftError(f"{path}: has no array {key} (it has {', '.join(arrays.files)})")
-                values = arrays[key]
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise ClipsiftError(f"{path}: features cannot be read ({error})") from error
+        path, key = self._npz, f"{self.name}_{tower}"
+        values = read_array(path, key)
         if values.ndim != 2 or not np.issubdtype(values.dtype, np.floating):
             raise ClipsiftError(f"{path}: {key} is {values.ndim}-D {values.dtype}, not a 2-D array of floats")
         if len(values) != self.num_rows():

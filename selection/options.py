@@ -6,9 +6,32 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from common.errors import ClipsiftError
+
+
+@dataclass(frozen=True)
+class Range:
+    """Which numbers an option may be: an annotation, ``Annotated[int, Range(1)]``; both ends belong to it."""
+
+    low: float
+    high: float = float("inf")
+    open_low: bool = False  # whether ``low`` itself is out
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high and not (self.open_low and value == self.low)
+
+    def __str__(self) -> str:
+        if self.high == float("inf"):
+            return f"above {self.low:g}" if self.open_low else f"of at least {self.low:g}"
+        return f"in {'(['[not self.open_low]}{self.low:g}, {self.high:g}]"
+
+
+PositiveInt = Annotated[int, Range(1)]
+PositiveFloat = Annotated[float, Range(0, open_low=True)]
+Share = Annotated[float, Range(0, 1, open_low=True)]
 
 _WORDS = {int: "a whole number", float: "a number", str: "a word", bool: "true or false", types.NoneType: "null"}
 
@@ -22,9 +45,10 @@ def options_of(function: Callable[..., Any], num_skipped: int = 1) -> dict[str, 
 def check_options(what: str, function: Callable[..., Any], known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Raise :class:`ClipsiftError` for an option that is not ``known``, one of another type, or a must left out.
 
-    Types are those of the annotations: numbers, strings, booleans, ``Literal``, lists, and unions of them.
+    Types are those of the annotations: numbers, also within a :class:`Range`, strings, booleans, ``Literal``, lists,
+    and unions of them.
     """
-    hints = typing.get_type_hints(function)
+    hints = typing.get_type_hints(function, include_extras=True)
     for option, value in given.items():
         if option not in known:
             raise ClipsiftError(f"{what}: no option {option} (it has: {', '.join(known) or 'none'})")
@@ -37,6 +61,8 @@ def check_options(what: str, function: Callable[..., Any], known: Mapping[str, A
 
 def _fits(value: Any, hint: Any) -> bool:
     origin, members = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _fits(value, members[0]) and all(value in range_ for range_ in members[1:])
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, member) for member in members)
     if origin is Literal:
@@ -50,6 +76,8 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def _in_words(hint: Any) -> str:
     origin, members = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return " ".join([_in_words(members[0]), *map(str, members[1:])])
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_in_words(member) for member in members)
     if origin is Literal:

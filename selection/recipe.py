@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from common.distributed import broadcast_object, rank
 from common.errors import ClipsiftError
 from common.files import fingerprint
 from selection.combine import COMBINATIONS
@@ -22,10 +23,16 @@ from selection.subsets import METHODS, Candidates
 
 
 class FeatureSource(Protocol):
-    """Where set methods get features from; :class:`selection.gather.PoolFeatures` reads them from the pool's files."""
+    """Where set methods get features from; :class:`selection.gather.PoolFeatures` reads them from the pool's files.
+
+    All ranks call together what is here.
+    """
 
     def candidates(self, rows: np.ndarray, needs: tuple[str, ...], seed: int) -> tuple[Candidates, np.ndarray]:
         """Of the pool's ``rows`` (ascending) those with usable features, and the bool mask that says which they are."""
+
+    def close(self) -> None:
+        """Forget what :meth:`candidates` gave last."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +94,14 @@ class Recipe:
         return any(step.method and METHODS[step.method].needs for step in self.steps)
 
     @property
-    def is_plain(self) -> bool:
-        """Whether every step keeps the best by one score column: then the cuts can be found without all scores."""
-        return not any(step.method or step.of for step in self.steps)
+    def num_streamed(self) -> int:
+        """How many steps, from the first, can be taken without all samples' scores in one place.
+
+        That are those before the first set method; none with a combination of scores, which compares the whole pool's.
+        """
+        if any(step.column and step.column.of for step in self.steps):
+            return 0
+        return next((number for number, step in enumerate(self.steps) if step.method), len(self.steps))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for provenance."""
@@ -121,8 +133,10 @@ class Recipe:
         columns: Mapping[str, np.ndarray],
         features: FeatureSource | None = None,
         seed: int = 0,
+        rows: np.ndarray | None = None,
+        num_pool: int | None = None,
     ) -> tuple[Subset, dict[str, Any]]:
-        """Choose from scored samples.
+        """Choose from scored samples. Of several processes all must call, with the same arguments.
 
         Args:
             uids: (n,) of the pool.
@@ -130,6 +144,9 @@ class Recipe:
                 features, which counts towards the pool's size and is never kept by a step.
             features: gives those of chosen rows to set methods; only needed if :attr:`gathers_features`.
             seed: of methods that draw at random.
+            rows: (n,) ascending, which rows of the pool the samples are, for ``features``; default 0 to n - 1.
+            num_pool: how many there were before earlier steps, which fractions refer to; default n, or how many of
+                them are ``within``.
 
         Returns:
             The subset, and what each step did (for ``subset.json``).
@@ -138,14 +155,16 @@ class Recipe:
         if self.within:
             left = left[Subset.load(self.within).multiplicity(uids) > 0]
         pool, done = left, []
+        num_pool = num_pool or len(pool)
+        rows = np.arange(len(uids)) if rows is None else rows
         for step in self.steps:
             scores = None if step.column is None else _values(step.column, columns, pool, len(uids))[left]
             cut = None
             if step.method:
-                left = _choose(step, left, scores, len(pool), features, seed)
+                left = _choose(step, left, rows, scores, num_pool, features, seed)
             else:
                 assert scores is not None
-                mask = step.mask(scores, uids[left], len(pool))
+                mask = step.mask(scores, uids[left], num_pool)
                 left, cut = left[mask], float(scores[mask].min()) if mask.any() else None
             asked, what = step.keep or step.count, step.score or step.method
             record = {"name": step.name, "score": what, "keep": asked, "num_kept": len(left), "threshold": cut}
@@ -160,7 +179,7 @@ class Recipe:
                 other = Subset.load(path)
                 subset = getattr(subset, operation)(other)
                 operations.append({"operation": operation, "file": path, "size": len(other), "num_kept": len(subset)})
-        return subset, {"num_pool": len(pool), "steps": done, "operations": operations}
+        return subset, {"num_pool": num_pool, "steps": done, "operations": operations}
 
 
 def _values(column: Column, columns: Mapping[str, np.ndarray], pool: np.ndarray, num_rows: int) -> np.ndarray:
@@ -174,9 +193,15 @@ def _values(column: Column, columns: Mapping[str, np.ndarray], pool: np.ndarray,
 
 
 def _choose(
-    step: Step, left: np.ndarray, scores: np.ndarray | None, num_pool: int, features: FeatureSource | None, seed: int
+    step: Step,
+    left: np.ndarray,
+    rows: np.ndarray,
+    scores: np.ndarray | None,
+    num_pool: int,
+    features: FeatureSource | None,
+    seed: int,
 ) -> np.ndarray:
-    """The rows, of those ``left``, that a set method keeps, repeated where it says so."""
+    """The samples, of those ``left``, that a set method keeps, repeated where it says so."""
     spec = METHODS[step.method]
     if scores is not None:
         left, scores = left[np.isfinite(scores)], scores[np.isfinite(scores)]
@@ -186,10 +211,12 @@ def _choose(
     if spec.needs:
         if features is None:
             raise ValueError(f"{step.method} needs the features of the samples that are left")
-        candidates, usable = features.candidates(left, spec.needs, seed)
+        candidates, usable = features.candidates(rows[left], spec.needs, seed)
     candidates.scores = None if scores is None else scores[usable]
+    counts = np.empty(0, np.int64)
     try:
-        counts = spec(candidates, step.size(num_pool) if spec.sized else None, step.options)
+        if spec.over_ranks or rank() == 0:
+            counts = spec(candidates, step.size(num_pool) if spec.sized else None, step.options)
     except ValueError as error:
         raise ClipsiftError(f"selection: {step.name}: {error}") from error
-    return np.repeat(left[usable], counts)
+    return np.repeat(left[usable], counts if spec.over_ranks else broadcast_object(counts))

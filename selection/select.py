@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +34,7 @@ from selection.target import load_target
 from selection.uids import uid_column
 
 EMBEDDED = "teacher"  # prefix of the feature arrays that we make ourselves
+OPEN_FILES = 16  # metadata files whose ends are read at a time; an object store takes its time for each
 
 
 @dataclass
@@ -126,7 +128,8 @@ class Selector:
                     f"pool: {self.pool.location} has no metadata/*.parquet with features "
                     f"{self.selection.features}; give a teacher instead"
                 )
-            return files, fingerprint([[file.stem, file.num_rows(), self.selection.features] for file in files])
+            with ThreadPoolExecutor(OPEN_FILES) as opened:
+                return files, fingerprint(list(opened.map(FeatureFile.fingerprint, files)))
         self.report.merge(self.index.report)
         if self.clip is None:
             return self._listed()

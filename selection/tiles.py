@@ -101,6 +101,7 @@ def product_sums(
 
     ``transform`` is elementwise and may work in place. The (n, m) product is never held.
     """
+
     def strip(rows: slice) -> tuple[Tensor, Tensor]:
         queries = a[rows].float() * scale
         row_sums, column_sums = queries.new_zeros(len(queries)), queries.new_empty(len(b))

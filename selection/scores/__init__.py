@@ -57,10 +57,13 @@ class ScoreSpec:
     function: Callable[..., Tensor]
     needs: tuple[str, ...]
     options: Mapping[str, Any]  # name -> default; inspect.Parameter.empty where one must be given
+    rule: Callable[..., None] | None = None  # refuses options that do not go together
 
     def check(self, options: Mapping[str, Any]) -> None:
-        """Raise :class:`ClipsiftError` for an unknown option, one of another type, or a required one left out."""
+        """Raise :class:`ClipsiftError` for an unknown option, a wrong value, or a required one left out."""
         check_options(f"score {self.name}", self.function, self.options, options)
+        if self.rule:
+            self.rule(**options)
 
     def __call__(self, block: FeatureBlock, **options: Any) -> Tensor:
         """The (n,) float32 score column of ``block``."""
@@ -76,13 +79,15 @@ SCORES: dict[str, ScoreSpec] = {}
 ColumnFunction = TypeVar("ColumnFunction", bound=Callable[..., Tensor])
 
 
-def register(name: str, needs: tuple[str, ...] = ("image", "text")) -> Callable[[ColumnFunction], ColumnFunction]:
-    """Make a column function known to recipes as ``name``."""
+def register(
+    name: str, needs: tuple[str, ...] = ("image", "text"), rule: Callable[..., None] | None = None
+) -> Callable[[ColumnFunction], ColumnFunction]:
+    """Make a column function known to recipes as ``name``; ``rule`` refuses options that do not go together."""
 
     def enter(function: ColumnFunction) -> ColumnFunction:
         if name in SCORES:
             raise ValueError(f"score {name} is registered twice")
-        SCORES[name] = ScoreSpec(name, function, needs, options_of(function))
+        SCORES[name] = ScoreSpec(name, function, needs, options_of(function), rule)
         return function
 
     return enter

@@ -7,7 +7,7 @@ linear model, p = inf works best in practice.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from selection.checks import check_features, check_same_width
 from selection.moments import gram, quadratic
+from selection.options import Range
 from selection.scores import FeatureBlock, register
 from selection.tiles import product_tiles, row_tiles, tile_map
 
@@ -28,11 +29,9 @@ def normsim(features: Tensor, target: Tensor, p: float = 2) -> Tensor:
     """
     if not p >= 1:
         raise ValueError(f"p must be at least 1, got {p}")
-    if len(target) == 0:
-        raise ValueError("target is empty")
     check_features(features)
     check_features(target, "target")
-    check_same_width(features, target)
+    _check_target(features, target)
     if p == 2:
         return _root(features, gram(target))
 
@@ -41,6 +40,12 @@ def normsim(features: Tensor, target: Tensor, p: float = 2) -> Tensor:
         return _norm(torch.stack([_norm(products, p) for _, products in product_tiles(queries, target)], dim=1), p)
 
     return torch.cat(list(tile_map(strip, row_tiles(features), features.device)))
+
+
+def _check_target(features: Tensor, target: Tensor, name: str = "target") -> None:
+    if len(target) == 0:
+        raise ValueError(f"{name} is empty")
+    check_same_width(features, target, name)
 
 
 def _norm(values: Tensor, p: float) -> Tensor:
@@ -67,9 +72,9 @@ def kept_gram(target: Tensor) -> Tensor:
 
 
 @register("normsim", needs=("image",))
-def normsim_column(block: FeatureBlock, target: str, p: float | Literal["inf"] = 2) -> Tensor:
+def normsim_column(block: FeatureBlock, target: str, p: Annotated[float, Range(1)] | Literal["inf"] = 2) -> Tensor:
     features, p = block.target(target), float(p)  # YAML reads inf as a word
+    _check_target(block.image, features, f"target {target}")
     if p == 2:
-        check_same_width(block.image, features, f"target {target}")
         return _root(block.image, kept_gram(features))
     return normsim(block.image, features, p)

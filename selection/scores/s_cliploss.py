@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from selection.checks import check_temperature
 from selection.logsumexp import bank_normaliser, contrastive_normaliser
+from selection.options import PositiveFloat, PositiveInt, Range
 from selection.scores import FeatureBlock, register
 from selection.scores.clip_score import clip_score
 
@@ -136,11 +138,11 @@ def s_cliploss_bank(image: Tensor, text: Tensor, bank: Tensor, temperature: floa
 @register("s_cliploss")
 def s_cliploss_column(
     block: FeatureBlock,
-    temperature: float = 0.01,
-    batch_size: int | None = 32768,
-    num_batches: int = 10,
+    temperature: PositiveFloat = 0.01,
+    batch_size: PositiveInt | None = 32768,
+    num_batches: PositiveInt = 10,
     short_last_batch: bool = False,
-    bank_size: int | None = None,
+    bank_size: Annotated[int, Range(2)] | None = None,
 ) -> Tensor:
     options = (temperature, batch_size, num_batches, block.seed, short_last_batch, bank_size)
     return s_cliploss(block.image, block.text, *options)

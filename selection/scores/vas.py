@@ -43,17 +43,23 @@ def vas(features: Tensor, moment: Tensor, other: Tensor | None = None) -> Tensor
     return quadratic(features, moment, other)
 
 
-@register("vas")
+Kind = Literal["visual", "text", "cross"]
+
+
+def _check_kind(kind: Kind = "visual", target: str | None = None, target_text: str | None = None) -> None:
+    for option, value, kinds in (("target", target, "visual cross"), ("target_text", target_text, "text cross")):
+        if (value is not None) != (kind in kinds.split()):
+            raise ClipsiftError(f"score vas: kind {kind} {'takes no' if value else 'needs'} {option}")
+
+
+@register("vas", rule=_check_kind)
 def vas_column(
     block: FeatureBlock,
-    kind: Literal["visual", "text", "cross"] = "visual",
+    kind: Kind = "visual",
     target: str | None = None,
     target_text: str | None = None,
 ) -> Tensor:
     """``target`` names image features (visual, cross), ``target_text`` text features (text, cross)."""
-    for option, value, kinds in (("target", target, "visual cross"), ("target_text", target_text, "text cross")):
-        if (value is not None) != (kind in kinds.split()):
-            raise ClipsiftError(f"score vas: kind {kind} {'takes no' if value else 'needs'} {option}")
     image = block.target(target) if target is not None else None
     text = block.target(target_text) if target_text is not None else None
     if image is not None and text is not None:

@@ -21,9 +21,7 @@ from torch import Tensor
 from selection.options import check_options, options_of
 from selection.scores import FeatureBlock
 
-
-def _no_moment() -> Tensor:
-    raise ValueError("the pool's second moment is not known here")
+MOMENT = "moment"  # what a method needs beside "image" and "text" features
 
 
 @dataclass
@@ -32,25 +30,26 @@ class Candidates(FeatureBlock):
 
     Attributes:
         scores: (m,) float of the step's ``of``; None without it.
-        moment: gives the (d, d) second moment of the image features of the WHOLE pool, made when asked for.
+        moment: (d, d) second moment of the image features of the WHOLE pool, for a method that needs it.
 
     Features that the method does not need (``MethodSpec.needs``) are (m, 0); they may be memory mapped, in any
     floating dtype.
     """
 
     scores: np.ndarray | None = None
-    moment: Callable[[], Tensor] = _no_moment
+    moment: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """A registered method: the features it ``needs``, whether it chooses by a score column, and its options."""
+    """A registered method: what it ``needs`` of the features, whether it chooses by a score column, and its options."""
 
     name: str
     function: Callable[..., np.ndarray | Tensor]
     needs: tuple[str, ...]
     by_score: bool
     repeats: bool  # whether counts may be above 1
+    over_ranks: bool  # whether all ranks call it, to share the work, instead of the first alone
     sized: bool  # whether the recipe says how many
     options: Mapping[str, Any]
 
@@ -73,7 +72,7 @@ MethodFunction = TypeVar("MethodFunction", bound=Callable[..., np.ndarray | Tens
 
 
 def register_method(
-    name: str, needs: tuple[str, ...] = (), by_score: bool = False, repeats: bool = False
+    name: str, needs: tuple[str, ...] = (), by_score: bool = False, repeats: bool = False, over_ranks: bool = False
 ) -> Callable[[MethodFunction], MethodFunction]:
     """Make a function on :class:`Candidates` known to recipes as ``method: name``."""
 
@@ -83,7 +82,7 @@ def register_method(
         options = options_of(function)
         sized = "size" in options
         options.pop("size", None)
-        METHODS[name] = MethodSpec(name, function, needs, by_score, repeats, sized, options)
+        METHODS[name] = MethodSpec(name, function, needs, by_score, repeats, over_ranks, sized, options)
         return function
 
     return enter

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from selection.checks import check_features, check_pair, check_same_width
 from selection.moments import group_means
+from selection.options import PositiveInt
 from selection.scores.clip_score import clip_score
 from selection.subsets import Candidates, indices_to_mask, register_method
 from selection.tiles import ROW_TILE, product_sums, tile_map, tiles
@@ -200,7 +201,7 @@ def _other_centres(features: Tensor, others: Tensor, classes: Tensor) -> Tensor:
 
 
 @register_method("clipcov", needs=("image", "text"))
-def clipcov_method(candidates: Candidates, size: int, classes: str, block: int = 200) -> Tensor:
+def clipcov_method(candidates: Candidates, size: int, classes: str, block: PositiveInt = 200) -> Tensor:
     """``classes`` names the classes' text features as a target: a ``.npy`` of (classes, d)."""
     kept = clipcov(candidates.image, candidates.text, candidates.target(classes), size, block)
     return indices_to_mask(kept, len(candidates))

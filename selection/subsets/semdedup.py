@@ -10,6 +10,7 @@ from torch import Tensor
 from selection.checks import check_features, check_same_width
 from selection.kmeans import kmeans, nearest
 from selection.moments import group_means
+from selection.options import PositiveInt
 from selection.subsets import Candidates, register_method
 from selection.tiles import ROW_TILE, tile_map, tiles
 
@@ -83,7 +84,7 @@ def _closest_earlier(features: Tensor) -> Tensor:
 def semdedup_method(
     candidates: Candidates,
     epsilon: float,
-    clusters: int = 50_000,
+    clusters: PositiveInt = 50_000,
     centroids: str | None = None,
     keep_in_pair: Literal["hard", "easy"] = "hard",
 ) -> Tensor:

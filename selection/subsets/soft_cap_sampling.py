@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 
+from selection.options import PositiveInt, Range
 from selection.subsets import Candidates, register_method
 
 
@@ -77,13 +80,13 @@ def _logits(scores: np.ndarray, size: int) -> np.ndarray:
 
 @register_method("soft_cap_sampling", by_score=True, repeats=True)
 def soft_cap_sampling_method(
-    candidates: Candidates, size: int, alpha: float = 0.15, batch_size: int = 100_000
+    candidates: Candidates, size: int, alpha: Annotated[float, Range(0)] = 0.15, batch_size: PositiveInt = 100_000
 ) -> np.ndarray:
     assert candidates.scores is not None
     return soft_cap_sampling(candidates.scores, size, alpha, batch_size, candidates.seed)
 
 
 @register_method("hard_cap_sampling", by_score=True, repeats=True)
-def hard_cap_sampling_method(candidates: Candidates, size: int, cap: int = 15) -> np.ndarray:
+def hard_cap_sampling_method(candidates: Candidates, size: int, cap: PositiveInt = 15) -> np.ndarray:
     assert candidates.scores is not None
     return hard_cap_sampling(candidates.scores, size, cap, candidates.seed)

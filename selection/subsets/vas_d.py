@@ -7,13 +7,17 @@ step drops what is left to drop.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from common.distributed import rank, sum_over_ranks, world_size
 from selection.checks import check_features, check_same_width
 from selection.moments import gram
-from selection.subsets import Candidates, indices_to_mask, register_method
+from selection.options import PositiveInt, Share
+from selection.subsets import MOMENT, Candidates, indices_to_mask, register_method
 from selection.tiles import ROW_TILE, tile_map, tiles
 
 
@@ -25,6 +29,7 @@ def vas_d(
     moment: Tensor | None = None,
     moment_share: float = 1.0,
     seed: int = 0,
+    over_ranks: bool = False,
 ) -> Tensor:
     """(size,) int64 indices into ``features``, ascending, of the samples that stay.
 
@@ -37,6 +42,8 @@ def vas_d(
         moment_share: in (0, 1]; below 1 every step makes its moment anew from so large a random share of the samples
             that are left. The code of arXiv 2405.19547 takes 0.1, that of arXiv 2402.02055 all.
         seed: of those shares.
+        over_ranks: every process of the group calls with the same arguments, and each does its share of every step.
+            The result is the same for any number of them.
 
     Among equal values the higher index leaves first. A step costs O(|P| d min(dropped, d)): a sample's value is a sum
     of squares over P, so only what the dropped samples put in is taken out. With ``moment_share`` s below 1 it costs
@@ -57,19 +64,21 @@ def vas_d(
         check_same_width(features, moment, "moment")
     chunk = -(-(len(alive) - size) // steps)
     if moment_share < 1:
-        return _resampled(features, alive, size, chunk, moment, moment_share, seed)
-    return _downdated(features, alive, size, chunk, moment)
+        return _resampled(features, alive, size, chunk, moment, moment_share, seed, over_ranks)
+    return _downdated(features, alive, size, chunk, moment, over_ranks)
 
 
-def _downdated(features: Tensor, alive: Tensor, size: int, chunk: int, moment: Tensor | None) -> Tensor:
+def _downdated(
+    features: Tensor, alive: Tensor, size: int, chunk: int, moment: Tensor | None, over_ranks: bool
+) -> Tensor:
     if size == len(alive):
         return alive
-    first = _values(features, alive, _gram(features) if moment is None else moment)
+    first = _values(features, alive, _gram(features) if moment is None else moment, over_ranks)
     alive = alive[_highest(first, max(size, len(alive) - chunk))]
     if len(alive) == size:
         return alive
     # float64 sums: hundreds of subtractions must not disturb the order
-    values = _values(features, alive, _gram(features, alive))
+    values = _values(features, alive, _gram(features, alive), over_ranks)
     while len(alive) > size:
         staying = _highest(values, max(size, len(alive) - chunk))
         dropped = torch.ones(len(alive), dtype=torch.bool, device=alive.device)
@@ -77,12 +86,19 @@ def _downdated(features: Tensor, alive: Tensor, size: int, chunk: int, moment: T
         leaving = features[alive[dropped]].float()
         alive, values = alive[staying], values[staying]
         if len(alive) > size:
-            values -= _energy(features, alive, leaving)
+            values -= _energy(features, alive, leaving, over_ranks)
     return alive
 
 
 def _resampled(
-    features: Tensor, alive: Tensor, size: int, chunk: int, moment: Tensor | None, share: float, seed: int
+    features: Tensor,
+    alive: Tensor,
+    size: int,
+    chunk: int,
+    moment: Tensor | None,
+    share: float,
+    seed: int,
+    over_ranks: bool,
 ) -> Tensor:
     everything = torch.arange(len(features), device=alive.device)
     if moment is None:
@@ -91,7 +107,8 @@ def _resampled(
     while len(alive) > size:
         if step:
             moment = _gram(features, _share(alive, share, [seed, step]))
-        alive = alive[_highest(_values(features, alive, moment), max(size, len(alive) - chunk))]
+        values = _values(features, alive, moment, over_ranks)
+        alive = alive[_highest(values, max(size, len(alive) - chunk))]
         step += 1
     return alive
 
@@ -103,11 +120,10 @@ def _share(indices: Tensor, share: float, seed: list[int]) -> Tensor:
     return indices[torch.from_numpy(chosen).to(indices.device)]
 
 
-@register_method("vas_d", needs=("image",))
-def vas_d_method(candidates: Candidates, size: int, steps: int = 500, moment_share: float = 1.0) -> Tensor:
+@register_method("vas_d", needs=("image", MOMENT), over_ranks=True)
+def vas_d_method(candidates: Candidates, size: int, steps: PositiveInt = 500, moment_share: Share = 1.0) -> Tensor:
     features = candidates.image
-    moment = candidates.moment().to(features.device)
-    kept = vas_d(features, size, steps, None, moment, moment_share, candidates.seed)
+    kept = vas_d(features, size, steps, None, candidates.moment, moment_share, candidates.seed, over_ranks=True)
     return indices_to_mask(kept, len(features))
 
 
@@ -138,7 +154,7 @@ def _outer(features: Tensor) -> Tensor:
     return features.T @ features
 
 
-def _values(features: Tensor, rows: Tensor, matrix: Tensor) -> Tensor:
+def _values(features: Tensor, rows: Tensor, matrix: Tensor, over_ranks: bool) -> Tensor:
     """(len(rows),) float64 values of f^T matrix f."""
     matrix = matrix.float()
 
@@ -146,7 +162,7 @@ def _values(features: Tensor, rows: Tensor, matrix: Tensor) -> Tensor:
         queries = features[rows[part]].float()
         return (queries @ matrix).mul_(queries).sum(1)
 
-    return torch.cat(list(tile_map(strip, tiles(len(rows), ROW_TILE), features.device))).double()
+    return _strips(strip, len(rows), features.device, over_ranks).double()
 
 
 def _highest(values: Tensor, count: int) -> Tensor:
@@ -158,7 +174,7 @@ def _highest(values: Tensor, count: int) -> Tensor:
     return torch.from_numpy(np.flatnonzero(kept)).to(values.device)
 
 
-def _energy(features: Tensor, alive: Tensor, leaving: Tensor) -> Tensor:
+def _energy(features: Tensor, alive: Tensor, leaving: Tensor, over_ranks: bool) -> Tensor:
     """(|alive|,) sums over the ``leaving`` rows of their squared inner products with each row that is alive."""
     through_gram = len(leaving) >= leaving.shape[1]
     factor = gram(leaving) if through_gram else leaving.T.contiguous()
@@ -168,4 +184,16 @@ def _energy(features: Tensor, alive: Tensor, leaving: Tensor) -> Tensor:
         products = queries @ factor
         return products.mul_(queries if through_gram else products).sum(1)
 
-    return torch.cat(list(tile_map(strip, tiles(len(alive), ROW_TILE), features.device)))
+    return _strips(strip, len(alive), features.device, over_ranks)
+
+
+def _strips(function: Callable[[slice], Tensor], num_rows: int, device: torch.device, over_ranks: bool) -> Tensor:
+    """(num_rows,) float32 that ``function`` gives tile by tile; ``over_ranks``, each rank computes some tiles."""
+    values = torch.zeros(num_rows, device=device)
+    parts = tiles(num_rows, ROW_TILE)
+    mine = parts[rank() :: world_size()] if over_ranks else parts
+    for part, result in zip(mine, tile_map(function, mine, device)):
+        values[part] = result
+    if not over_ranks or world_size() == 1:
+        return values
+    return torch.from_numpy(sum_over_ranks(values.cpu().numpy())).to(device)  # all others have zero there

@@ -27,6 +27,7 @@ from selection.index import PoolIndex
 from selection.pool import Pool
 from selection.select import Selector
 from selection.subset import Subset
+from selection.subsets import vas_d
 from selection.uids import parse_uids
 
 SIZES = (40, 7, 90, 1, 55, 23, 64)
@@ -35,6 +36,12 @@ STEPS = [
     {"score": "s_cliploss", "keep": 0.8, "temperature": 0.07, "batch_size": 16, "num_batches": 3},
     {"score": "normsim", "p": "inf", "keep": 0.5},
     {"score": "metadata_column", "column": "many_ties", "keep": 0.3},
+]
+SET_STEPS = [
+    {"score": "clip_score", "keep": 0.9},
+    {"method": "vas_d", "keep": 0.6, "steps": 7},
+    {"score": "random", "keep": 0.5},
+    {"method": "semdedup", "epsilon": 0.4, "clusters": 5},
 ]
 
 
@@ -70,6 +77,9 @@ def work(folder: Path, out: Path) -> None:
     pool = Pool(str(folder / "metadata"))
     selection = Selection(None, "l14", steps, per_file=True)
     Selector(selection, pool, out, out / "cache", seed=3, machine=machine).run()
+    vas_d.ROW_TILE = 16  # so that every rank has some of the tiles
+    by_sets = Selection(None, "l14", SET_STEPS, per_file=True)
+    Selector(by_sets, pool, out / "sets", out / "cache", seed=3, machine=machine).run()
     index = PoolIndex.build(Pool(str(folder / "tars")), out / "cache")
     subset = Subset(np.concatenate([index.uids[::2], index.uids[::3]]))
     resharding.reshard(index, subset, out / "shards", shard_size=8)

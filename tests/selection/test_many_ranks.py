@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def results(out: Path) -> dict[str, bytes]:
     """Everything that a run leaves, but for what is temporary and what holds times of change."""
-    names = [path.relative_to(out) for part in ("selection", "shards") for path in (out / part).rglob("*")]
+    names = [path.relative_to(out) for part in ("selection", "shards", "sets") for path in (out / part).rglob("*")]
     return {str(name): (out / name).read_bytes() for name in names if (out / name).is_file() and name.suffix != ".tmp"}
 
 
@@ -62,4 +62,9 @@ def test_what_was_selected_is_what_was_asked_for(folder: Path) -> None:
     about = read_json(folder / "ranks3" / "selection" / "subset.json")
     assert about["num_pool"] == 280
     assert [step["num_kept"] for step in about["steps"]] == [224, 140, 84]
+    by_sets = [
+        step["num_kept"] for step in read_json(folder / "ranks3" / "sets" / "selection" / "subset.json")["steps"]
+    ]
+    assert by_sets[:3] == [252, 168, 140]
+    assert 0 < by_sets[3] < 140
     assert read_json(folder / "ranks3" / "selection" / "data_report.json")["lost"] == {"bad_features": 1}

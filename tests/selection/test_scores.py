@@ -31,14 +31,18 @@ def test_options_come_from_the_signature() -> None:
 @pytest.mark.parametrize(
     ("score", "options", "words"),
     [
-        ("s_cliploss", {"temperature": "abc"}, "score s_cliploss: temperature is a number, got 'abc'"),
-        ("s_cliploss", {"temperature": True}, "temperature is a number, got True"),
-        ("s_cliploss", {"num_batches": 2.5}, r"num_batches is a whole number, got 2\.5"),
-        ("s_cliploss", {"batch_size": "all"}, "batch_size is a whole number or null, got 'all'"),
+        ("s_cliploss", {"temperature": "abc"}, "score s_cliploss: temperature is a number above 0, got 'abc'"),
+        ("s_cliploss", {"temperature": True}, "temperature is a number above 0, got True"),
+        ("s_cliploss", {"num_batches": 2.5}, r"num_batches is a whole number of at least 1, got 2\.5"),
+        ("s_cliploss", {"batch_size": "all"}, "batch_size is a whole number of at least 1 or null, got 'all'"),
         ("s_cliploss", {"short_last_batch": 1}, "short_last_batch is true or false, got 1"),
         ("normsim", {"target": 3}, "target is a word, got 3"),
-        ("normsim", {"target": "x", "p": "two"}, "p is a number or inf, got 'two'"),
+        ("normsim", {"target": "x", "p": "two"}, "p is a number of at least 1 or inf, got 'two'"),
         ("vas", {"kind": "audio"}, "kind is visual or text or cross, got 'audio'"),
+        ("s_cliploss", {"temperature": -0.01}, r"temperature is a number above 0, got -0\.01"),
+        ("s_cliploss", {"bank_size": 1}, "bank_size is a whole number of at least 2 or null, got 1"),
+        ("normsim", {"target": "x", "p": 0.5}, r"p is a number of at least 1 or inf, got 0\.5"),
+        ("vas", {"kind": "text", "target": "x"}, "kind text takes no target"),
         ("datacomp_basic", {"language": True}, "language is a word or off, got True"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +104,12 @@ def test_a_damaged_score_file_is_made_again(files: list[FeatureFile], tmp_path: 
     assert bad_rows_of(path, plan.parent) is None
     write_scores(files, plan, tmp_path / "one")
     assert path.read_bytes() == whole
-    with pytest.raises(ClipsiftError, match="s_cliploss: temperature must be positive"):
-        write_scores(
-            files, plan_of(tmp_path, {"score": "s_cliploss", "temperature": -1.0, "keep": 0.5}), tmp_path / "x"
-        )
+
+
+def test_what_a_score_refuses_names_the_file(files: list[FeatureFile], tmp_path: Path) -> None:
+    plan = replace(plan_of(tmp_path, NEAR), target=lambda name: torch.zeros(0, 4))
+    with pytest.raises(ClipsiftError, match=r"metadata/0\.parquet: normsim: target t is empty"):
+        write_scores(files, plan, tmp_path / "one")
 
 
 def test_recipes_that_look_at_all_samples_go_through_a_run(files: list[FeatureFile], tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_columns_are_computed_once_and_told_apart() -> None:
     assert [column.name for column in recipe.steps[1].of] == ["normsim_2", "normsim"]
     assert [step.name for step in recipe.steps] == ["normsim", "rank_sum", "soft_cap_sampling"]
     assert recipe.targets == ["a", "b"]
-    assert (recipe.is_plain, recipe.gathers_features, recipe.needs_features) == (False, False, True)
+    assert (recipe.num_streamed, recipe.gathers_features, recipe.needs_features) == (0, False, True)
 
 
 def test_a_recipe_survives_the_way_through_settings_and_json() -> None:
@@ -106,7 +106,7 @@ def test_a_recipe_survives_the_way_through_settings_and_json() -> None:
         ({"method": "vas_d", "threshold": 0.1}, "got threshold"),
         ({"method": "vas_d", "keep": 0.2, "ties": "datacomp"}, "ties: datacomp goes with keep"),
         ({"method": "vas_d", "keep": 0.2, "stpes": 3}, "method vas_d: no option stpes"),
-        ({"method": "vas_d", "keep": 0.2, "steps": "many"}, "steps is a whole number, got 'many'"),
+        ({"method": "vas_d", "keep": 0.2, "steps": "many"}, "steps is a whole number of at least 1, got 'many'"),
         ({"method": "vas_d", "keep": 0.2, "of": TWO[0]}, "vas_d takes no score"),
         ({"method": "semdedup", "epsilon": 0.1, "keep": 0.5}, "semdedup decides itself how many stay"),
         ({"method": "semdedup"}, "option epsilon is missing"),
@@ -243,7 +243,10 @@ def test_features_are_gathered_from_many_files_without_the_unusable(tmp_path: Pa
     assert usable.tolist() == [True, False, True, True, True, True]  # the text is not looked at
     assert only.text.shape == (5, 0)
     finite = torch.arange(12) != 2
-    torch.testing.assert_close(found.moment(), second_moment(image[finite]), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(source.moment(), second_moment(image[finite]), atol=1e-6, rtol=1e-6)
+    assert found.moment is None
+    assert source.candidates(rows, ("image", "moment"), seed=5)[0].moment is not None
+    source.close()
     assert {path.name for path in tmp_path.iterdir()} == {
         f"{n}.{kind}" for n in range(3) for kind in ("npz", "parquet")
     }
