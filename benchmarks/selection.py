@@ -1,6 +1,7 @@
 """Selection beside its alternatives: ``python benchmarks/selection.py [section ...] [--size value ...]``.
 
-The paper's sizes: ``--vas_d 100000 500``; the pool of the issue: ``choose --rows 100000000``. Numbers: README.md here.
+The papers' sizes: ``--vas_d 100000 500``, ``--cc3m 2800000 1000 1400000``, ``--pool 1011782 505891`` (two of DataComp's
+metadata files), ``choose --rows 100000000``. Numbers: README.md here.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else this file w
 from benchmarks.measure import best_times, describe_machine, peak_memory
 from selection import Recipe, clipcov, contrastive_normaliser, normsim, vas_d
 from selection.choose import choose
+from selection.features import write_feature_file
 from selection.subsets.clipcov import ClipCovTerms
+from selection.tiles import tiles
 from selection.uids import UID_DTYPE, uid_column
 
 TEMPERATURE = 0.01
@@ -159,6 +162,31 @@ def clipcov_blocks(options: argparse.Namespace) -> None:
     )
 
 
+def clipcov_large(options: argparse.Namespace) -> None:
+    """Classes as uneven as 1 / rank; features mapped from disk, as a run has them."""
+    count, classes, size = options.cc3m
+    labels = unit_rows(classes, 512, 2)
+    weights = 1 / np.arange(1, classes + 1)
+    chosen = torch.from_numpy(np.random.default_rng(0).choice(classes, count, p=weights / weights.sum()))
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        towers = []
+        for seed in (0, 1):
+            store = np.memmap(Path(name) / str(seed), np.float16, "w+", shape=(count, 512))
+            for number, part in enumerate(tiles(count, 100_000)):
+                rows = labels[chosen[part]] + 1.5 * unit_rows(part.stop - part.start, 512, 2 * number + seed)
+                store[part] = torch.nn.functional.normalize(rows, dim=1).half().numpy()
+            towers.append(torch.from_numpy(store))
+        with peak_memory() as peak:
+            start_time = time.perf_counter()
+            picked = clipcov(towers[0], towers[1], labels, size)
+            seconds = time.perf_counter() - start_time
+        print(
+            f"ClipCov {count:,} x 512, {classes:,} classes (the largest of {int(chosen.bincount().max()):,}), "
+            f"{len(picked):,} picks in blocks of 200: {seconds:.0f} s; memory {peak.anonymous / 1e9:.2f} GB, with "
+            f"pages of mapped files {peak.total / 1e9:.2f} GB"
+        )
+
+
 def choose_top(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
@@ -180,13 +208,42 @@ def choose_top(options: argparse.Namespace) -> None:
         )
 
 
+def select_pool(options: argparse.Namespace) -> None:
+    """The whole selection from metadata on disk, in files as large as DataComp's, some rows of them unusable."""
+    num_rows, file_rows = options.pool
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        folder = Path(name)
+        for number, part in enumerate(tiles(num_rows, file_rows)):
+            image, text = (unit_rows(part.stop - part.start, options.dim, 2 * number + i).numpy() for i in (0, 1))
+            image[7] = np.nan if number else image[7]
+            uids = np.frombuffer(np.random.default_rng(number).bytes(16 * len(image)), UID_DTYPE)
+            write_feature_file(folder / "metadata", "l14", f"{number:04d}", uids, [""] * len(image), image, text)
+        del image, text
+        np.save(folder / "target.npy", unit_rows(50_000, options.dim, 1 << 20).numpy())
+        steps = [
+            {"score": "s_cliploss", "num_batches": 1, "batch_size": options.pool_batch, "keep": 0.3},
+            {"score": "normsim", "target": str(folder / "target.npy"), "keep": 0.2},
+        ]
+        with peak_memory() as peak:
+            start_time = time.perf_counter()
+            subset = Recipe.parse(steps).run(str(folder / "metadata"), "l14", folder / "run")
+            seconds = time.perf_counter() - start_time
+        print(
+            f"s-CLIPLoss (one batch of {options.pool_batch:,} each) and NormSim_2 of {num_rows:,} x {options.dim} rows "
+            f"in files of {file_rows:,}: {seconds:.0f} s, {len(subset):,} kept; memory {peak.anonymous / 1e9:.2f} GB, "
+            f"with pages of mapped files {peak.total / 1e9:.2f} GB"
+        )
+
+
 SECTIONS = {
     "s_cliploss": s_cliploss,
     "memory": memory,
     "normsim": normsim_inf,
     "vas_d": vas_d_steps,
     "clipcov": clipcov_blocks,
+    "cc3m": clipcov_large,
     "choose": choose_top,
+    "pool": select_pool,
 }
 
 
@@ -199,7 +256,10 @@ def main() -> None:
     parser.add_argument("--normsim", type=int, nargs=2, default=[50_000, 10_000], help="samples, targets")
     parser.add_argument("--vas_d", type=int, nargs=2, default=[30_000, 100], help="samples, steps")
     parser.add_argument("--clipcov", type=int, nargs=3, default=[20_000, 100, 10], help="samples, classes, block")
+    parser.add_argument("--cc3m", type=int, nargs=3, default=[200_000, 200, 50_000], help="samples, classes, picks")
     parser.add_argument("--rows", type=int, default=10_000_000, help="scores to choose from")
+    parser.add_argument("--pool", type=int, nargs=2, default=[200_000, 100_000], help="rows, rows of a metadata file")
+    parser.add_argument("--pool_batch", type=int, default=32768, help="s-CLIPLoss batch of the pool")
     parser.add_argument("--folder", default=None, help="for the score files, 40 bytes a row; default the system's")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()

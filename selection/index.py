@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -50,11 +51,12 @@ class PoolIndex:
         about = read_json(folder / "index.json")
         self._folder = folder
         self.shards = [Shard(url, name) for url, name in about["shards"]]
-        self._sizes: list[int] = about["sizes"]
+        self._stamps: list[list[int | str]] = about["stamps"]
         self._starts: list[int] = about["starts"]
         self.fingerprint: str = about["fingerprint"]
         self.report = DataReport.from_dict(about["report"])
-        self.rows = np.load(folder / "rows.npy", mmap_mode="r", allow_pickle=False)
+        self.rows: np.memmap = np.load(folder / "rows.npy", mmap_mode="r", allow_pickle=False)
+        self._table = open(folder / "rows.npy", "rb", buffering=0)  # noqa: SIM115 - lives as long as the index
         self._files: OrderedDict[int, Any] = OrderedDict()
 
     @classmethod
@@ -94,6 +96,13 @@ class PoolIndex:
         """(n,) uids in pool order, memory mapped."""
         return self.rows["uid"]
 
+    def entries(self, rows: Iterable[int]) -> np.ndarray:
+        """(k,) entries of ``rows``, read from the file: what is touched through the map counts as this process's."""
+        width, start = ROW_DTYPE.itemsize, self.rows.offset
+        return np.frombuffer(
+            b"".join(os.pread(self._table.fileno(), width, start + width * row) for row in rows), ROW_DTYPE
+        )
+
     def shard_rows(self, shard: int) -> range:
         """The rows of one shard."""
         return range(self._starts[shard], self._starts[shard + 1])
@@ -126,7 +135,7 @@ class PoolIndex:
         Raises:
             ClipsiftError: when its shard is gone or is not the one that was indexed.
         """
-        entry = self.rows[row]
+        entry = self.entries([row])[0]
         shard = self.shards[int(entry["shard"])]
         image_at, image_size = int(entry["image_offset"]), int(entry["image_size"])
         text_at, text_size = int(entry["text_offset"]), int(entry["text_size"])
@@ -141,7 +150,7 @@ class PoolIndex:
             text = self._bytes(int(entry["shard"]), text_at, text_size)
         name = image[:100].split(b"\0", 1)[0].decode(errors="replace")
         return Sample(
-            uid=format_uids(self.rows["uid"][row : row + 1])[0],
+            uid=f"{entry['uid']['f0']:016x}{entry['uid']['f1']:016x}",
             shard=shard.name,
             key=name.rsplit(".", 1)[0],
             image=image[header:],
@@ -167,10 +176,10 @@ class PoolIndex:
             return self._files[shard]
         url = self.shards[shard].url
         handle = None if "://" in url else open(url, "rb")  # noqa: SIM115 - closed when it leaves the cache
-        if handle is not None and os.fstat(handle.fileno()).st_size != self._sizes[shard]:
+        if handle is not None and not self._is_unchanged(shard, handle):
             handle.close()
             raise ClipsiftError(
-                f"{url}: has another size than when it was indexed; delete {self._folder} to index again"
+                f"{url}: has another size or time of change than when it was indexed; start again to index it anew"
             )
         self._files[shard] = handle
         if len(self._files) > _OPEN_FILES:
@@ -178,6 +187,10 @@ class PoolIndex:
             if oldest is not None:
                 oldest.close()
         return handle
+
+    def _is_unchanged(self, shard: int, handle: IO[bytes]) -> bool:
+        now = os.fstat(handle.fileno())
+        return [now.st_size, str(now.st_mtime)] == self._stamps[shard]
 
     def _remote(self, shard: int, offset: int, size: int) -> bytes:
         fs, path = fsspec.core.url_to_fs(self.shards[shard].url)
@@ -267,7 +280,7 @@ def _merge(pool: Pool, stamps: list[list[int | str]], folder: Path, target: Path
         np.save(out, rows, allow_pickle=False)
     about = {
         "shards": [[shard.url, shard.name] for shard in pool.shards],
-        "sizes": [int(stamp[0]) for stamp in stamps],
+        "stamps": stamps,
         "starts": np.searchsorted(rows["shard"], np.arange(len(pool.shards) + 1)).tolist(),
         "fingerprint": array_fingerprint(rows["uid"], rows["image_size"], rows["text_size"]),
         "report": report.as_dict(),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from selection.checks import check_features
 from selection.moments import group_means
-from selection.tiles import tile_map, tiles
+from selection.tiles import fill_rows, tiles
 
 SAMPLES_PER_CENTROID = 256  # more rows move a centroid little
 _TILE_NUMBERS = 1 << 22  # of a tile of products: 16 MiB
@@ -64,11 +64,11 @@ def _assign(features: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     centroids = centroids.float()
     squares = centroids.square().sum(1)
     parts = tiles(len(features), max(1, min(1024, _TILE_NUMBERS // len(centroids))))
-    found = list(
-        tile_map(
-            lambda rows: torch.addmm(squares, features[rows].float(), centroids.T, alpha=-2).min(1),
-            parts,
-            features.device,
-        )
-    )
-    return torch.cat([part.indices for part in found]), torch.cat([part.values for part in found])
+    indices = torch.empty(len(features), dtype=torch.int64, device=features.device)
+
+    def strip(rows: slice) -> Tensor:
+        smallest = torch.addmm(squares, features[rows].float(), centroids.T, alpha=-2).min(1)
+        indices[rows] = smallest.indices
+        return smallest.values
+
+    return indices, fill_rows(torch.empty(len(features), device=features.device), strip, parts)

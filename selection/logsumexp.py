@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from selection.checks import check_pair, check_same_width, check_temperature
-from selection.tiles import product_sums, product_tiles, row_tiles, tile_map
+from selection.tiles import fill_rows, product_sums, product_tiles, row_tiles
 
 # One exponential per element serves the row and the column sum, because both are taken against the same fixed offset:
 # the largest logit that the norms allow becomes HEADROOM, so that nothing overflows. A sum that ends below
@@ -109,4 +109,4 @@ def _row_lse(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
         parts = [products.logsumexp(1) for _, products in product_tiles(scaled, keys)]
         return torch.stack(parts).logsumexp(0)
 
-    return torch.cat(list(tile_map(strip, row_tiles(queries), queries.device)))
+    return fill_rows(torch.empty(len(queries), device=queries.device), strip, row_tiles(queries))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from selection.checks import check_features, check_same_shape
-from selection.tiles import ROW_TILE, tile_map, tiles
+from selection.tiles import ROW_TILE, fill_rows, tile_map, tiles
 
 
 def gram(a: Tensor, b: Tensor | None = None) -> Tensor:
@@ -38,7 +38,7 @@ def quadratic(features: Tensor, matrix: Tensor, other: Tensor | None = None) -> 
         right = left if other is None else other[rows].float()
         return (left @ matrix).mul_(right).sum(1)
 
-    return torch.cat(list(tile_map(strip, tiles(len(features), ROW_TILE), features.device)))
+    return fill_rows(torch.empty(len(features), device=features.device), strip, tiles(len(features), ROW_TILE))
 
 
 def group_means(features: Tensor, labels: Tensor, num_groups: int) -> Tensor:

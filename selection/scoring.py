@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from selection.features import FeatureFile, bad_rows
 from selection.score_files import ScoreFile, bad_rows_of, write_score_file
 from selection.scores import SCORES, FeatureBlock
 from selection.step import Column
+from selection.tiles import ROW_TILE, tiles
 
 BLOCK_ROWS = 32768  # the s-CLIPLoss batch: a block smaller than this would get a smaller normaliser
 
@@ -148,11 +150,11 @@ def _features(block: list[FeatureFile], plan: ScorePlan) -> tuple[np.ndarray, Fe
     They keep the dtype of the file: in float32, a file of DataComp's medium pool would take 3 GB.
     """
     needs = features_needed(plan.columns)
-    arrays = {tower: _stacked(block, tower) for tower in needs}
+    arrays: dict[str, np.ndarray] = {tower: _stacked(block, tower) for tower in needs}
     good = np.ones(sum(file.num_rows() for file in block), bool)
     for array in arrays.values():
         good &= ~bad_rows(array)
-    image, text = (_on_device(arrays.pop(tower, None), good, plan.device) for tower in ("image", "text"))
+    image, text = (_on_device(arrays.pop(tower, None), good, plan) for tower in ("image", "text"))
     seed = int(fingerprint([plan.seed, block[0].stem]), 16) % (1 << 63)
     return good, FeatureBlock(image, text, seed, _Columns(block, good), plan.target)
 
@@ -163,11 +165,26 @@ def features_needed(columns: Sequence[Column]) -> list[str]:
     return sorted(needs)
 
 
-def _on_device(features: np.ndarray | None, good: np.ndarray, device: torch.device) -> torch.Tensor:
+def _on_device(features: np.ndarray | None, good: np.ndarray, plan: ScorePlan) -> torch.Tensor:
     """The good rows; (n, 0) when there are no features."""
     if features is None:
-        return torch.empty(int(np.count_nonzero(good)), 0, device=device)
-    return torch.from_numpy(features if good.all() else features[good]).to(device)
+        return torch.empty(int(np.count_nonzero(good)), 0, device=plan.device)
+    return torch.from_numpy(features if good.all() else _good_rows(features, good, plan.cache)).to(plan.device)
+
+
+def _good_rows(features: np.ndarray, good: np.ndarray, scratch: Path) -> np.ndarray:
+    """A copy of the good rows, in an unnamed file instead of in memory if ``features`` are: nearly all are good."""
+    shape = (int(np.count_nonzero(good)), features.shape[1])
+    if not isinstance(features, np.memmap) or not shape[0]:
+        return features[good]
+    scratch.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=scratch) as file:
+        copy, start = np.memmap(file, features.dtype, "w+", shape=shape), 0
+    for rows in tiles(len(features), ROW_TILE):
+        part = features[rows][good[rows]]
+        copy[start : start + len(part)] = part
+        start += len(part)
+    return copy
 
 
 class _Columns(Mapping[str, np.ndarray]):

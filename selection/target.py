@@ -53,9 +53,12 @@ def load_target(
     if not path.exists():
         raise ClipsiftError(f"target: {source} does not exist (give trusted, a .npy, a .npz, or a folder)")
     files = [path] if path.is_file() else sorted([*path.glob("*.npy"), *path.glob("*.npz")])
-    features = (
-        np.concatenate([_from_file(file, name) for file in files]) if files else _embedded(path, clip, cache, device)
-    )
+    parts = [_from_file(file, name) for file in files] if files else [_embedded(path, clip, cache, device)]
+    if len({part.shape[1] for part in parts}) > 1:
+        raise ClipsiftError(f"target: the files of {source} differ in width {[part.shape[1] for part in parts]}")
+    features = np.concatenate(parts)
+    if not len(features):
+        raise ClipsiftError(f"target: {source} has no features, or no picture that can be read")
     bad = np.flatnonzero(bad_rows(features))
     if len(bad):
         raise ClipsiftError(f"target: {source} row {bad[0]} is not finite or all zero")
@@ -81,7 +84,8 @@ def _embedded(folder: Path, clip: LoadedCLIP | None, cache: Path, device: torch.
     """Features of the pictures in a folder; rank 0 makes them, the others read its file."""
     if clip is None:
         raise ClipsiftError(f"target: {folder} holds pictures, and without a teacher only features can be used")
-    path = cache / "targets" / f"{fingerprint([clip.fingerprint, str(folder.resolve())])}.npy"
+    content = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.rglob("*"))]
+    path = cache / "targets" / f"{fingerprint([clip.fingerprint, str(folder.resolve()), content])}.npy"
     if rank() == 0 and not path.is_file():
         features = embed_images(clip, track(_pictures(folder), "embed target", unit="images"), device)
         with atomic_path(path) as temporary, open(temporary, "wb") as handle:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO
@@ -14,6 +13,7 @@ import numpy as np
 from common.data_report import DataReport
 from common.images import IMAGE_EXTENSIONS
 from selection.pool import Shard
+from selection.tarheaders import Member, TarError, Window, members
 from selection.uids import UID_DTYPE, derive_uid, is_uid, parse_uids
 
 ROW_DTYPE = np.dtype(
@@ -37,8 +37,8 @@ class Members:
     """The members of one sample, by extension; those of unknown extensions apart."""
 
     key: str
-    parts: dict[str, tarfile.TarInfo] = field(default_factory=dict)
-    others: dict[str, tarfile.TarInfo] = field(default_factory=dict)
+    parts: dict[str, Member] = field(default_factory=dict)
+    others: dict[str, Member] = field(default_factory=dict)
 
 
 def scan_tar(handle: IO[bytes], size: int, shard: Shard, expected: int | None) -> tuple[np.ndarray, DataReport]:
@@ -64,10 +64,20 @@ def scan_tar(handle: IO[bytes], size: int, shard: Shard, expected: int | None) -
             report.lose("duplicate_key", shard.name, sample.key)
             continue
         seen.add(sample.key)
-        row = _whole(handle, sample, shard, report)
+        row = _whole(groups.window, sample, shard, report)
         if row is not None:
             uids.append(row[0])
             rows.append(row[1:])
+    _count_missing(groups, expected, shard, report)
+    table = np.zeros(len(rows), ROW_DTYPE)
+    if rows:
+        table["uid"] = parse_uids(uids)
+        for column, values in zip(("image_offset", "image_size", "text_offset", "text_size"), zip(*rows)):
+            table[column] = values
+    return table, report
+
+
+def _count_missing(groups: Groups, expected: int | None, shard: Shard, report: DataReport) -> None:
     promised = expected is not None and report.samples < expected
     if groups.truncated or (promised and report.samples):
         missing = max(1, (expected or 0) - report.samples)
@@ -77,19 +87,13 @@ def scan_tar(handle: IO[bytes], size: int, shard: Shard, expected: int | None) -
     elif report.samples == 0:
         report.samples += 1
         report.lose("empty_shard", shard.name, "", "no samples in the tar")
-    table = np.zeros(len(rows), ROW_DTYPE)
-    if rows:
-        table["uid"] = parse_uids(uids)
-        for column, values in zip(("image_offset", "image_size", "text_offset", "text_size"), zip(*rows)):
-            table[column] = values
-    return table, report
 
 
 class Groups:
     """Iterates over a tar's samples: runs of members with one key. Stops where the tar stops being readable."""
 
     def __init__(self, handle: IO[bytes], size: int) -> None:
-        self.handle, self.size = handle, size
+        self.window, self.size = Window(handle), size
         self.truncated = ""  # why and at which offset, when the tar ends early
         self.last_key = ""
 
@@ -110,28 +114,15 @@ class Groups:
         if group is not None and not self.truncated:
             yield group
 
-    def _members(self) -> Iterator[tarfile.TarInfo]:
-        position = 0
+    def _members(self) -> Iterator[Member]:
         try:
-            with tarfile.open(fileobj=self.handle, mode="r:") as tar:
-                for member in tar:
-                    position = member.offset
-                    if member.offset_data + member.size > self.size:
-                        raise tarfile.ReadError(f"{member.name} ends after the file does")
-                    if member.isfile():
-                        yield member
-                    tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
-                # A whole tar ends with blocks of zeros; tarfile takes anything else that is no header for the end.
-                self.handle.seek(tar.offset)
-                if self.handle.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                    position = tar.offset
-                    raise tarfile.ReadError("neither a header nor the end-of-archive mark")
-        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
             if self.size:
-                self.truncated = f"at offset {position}: {error}"
+                yield from members(self.window, self.size)
+        except (TarError, OSError) as error:
+            self.truncated = str(error)
 
 
-def _whole(handle: IO[bytes], sample: Members, shard: Shard, report: DataReport) -> tuple | None:
+def _whole(window: Window, sample: Members, shard: Shard, report: DataReport) -> tuple | None:
     """(uid, image offset, image size, text offset, text size), or None after counting why not."""
     image = next((sample.parts[extension] for extension in IMAGE_EXTENSIONS if extension in sample.parts), None)
     text = sample.parts.get("txt")
@@ -141,21 +132,21 @@ def _whole(handle: IO[bytes], sample: Members, shard: Shard, report: DataReport)
     if image.size == 0:
         report.lose("broken_image", shard.name, sample.key, "0 bytes")
         return None
-    if text is None or not _read(handle, text).strip():
+    if text is None or not _read(window, text).strip():
         report.lose("missing_caption", shard.name, sample.key)
         return None
-    uid = _uid(handle, sample, shard, report)
+    uid = _uid(window, sample, shard, report)
     return None if uid is None else (uid, image.offset_data, image.size, text.offset_data, text.size)
 
 
-def _uid(handle: IO[bytes], sample: Members, shard: Shard, report: DataReport) -> str | None:
+def _uid(window: Window, sample: Members, shard: Shard, report: DataReport) -> str | None:
     member = sample.parts.get("json")
     if member is None:
         return derive_uid(shard.name, sample.key)
     try:
         if member.size > _MAX_JSON:
             raise ValueError(f"{member.size} bytes")
-        values = json.loads(_read(handle, member))
+        values = json.loads(_read(window, member))
         uid = values.get("uid") if isinstance(values, dict) else None
     except (ValueError, RecursionError) as error:
         report.lose("broken_json", shard.name, sample.key, str(error))
@@ -168,6 +159,5 @@ def _uid(handle: IO[bytes], sample: Members, shard: Shard, report: DataReport) -
     return str(uid)
 
 
-def _read(handle: IO[bytes], member: tarfile.TarInfo) -> bytes:
-    handle.seek(member.offset_data)
-    return handle.read(min(member.size, _MAX_JSON))
+def _read(window: Window, member: Member) -> bytes:
+    return window.read(member.offset_data, min(member.size, _MAX_JSON))

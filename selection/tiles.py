@@ -75,6 +75,21 @@ def tile_map(function: Callable[[Part], Result], parts: Sequence[Part], device: 
             yield from _threaded_map(call, parts, num_threads)
 
 
+def fill_rows(out: Tensor, function: Callable[[slice], Tensor], parts: Sequence[slice]) -> Tensor:
+    """Write ``function(part)`` into ``out[part]`` for each of ``parts``, by :func:`tile_map`; returns ``out``.
+
+    In place, because small results that stay between the large tiles of the work would keep malloc from using the
+    tiles' memory again: half a million rows then cost as much as their float32 copy.
+    """
+
+    def fill(part: slice) -> None:
+        out[part] = function(part)
+
+    for _ in tile_map(fill, parts, out.device):
+        pass
+    return out
+
+
 def _threaded_map(call: Callable[[Part], Result], parts: Sequence[Part], num_threads: int) -> Iterator[Result]:
     pool = ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,))
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import hashlib
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,7 @@ from common.errors import ClipsiftError
 UID_DTYPE = np.dtype("u8,u8")  # fields f0 (high 64 bits) and f1 (low 64 bits), 16 bytes: DataComp's subset files
 UID_WIDTH = 32  # hex characters
 
+_UID = re.compile("[0-9a-fA-F]{1,32}")
 _HALF = np.dtype(">u8")
 _PIECE = 1 << 22  # uids looked at at a time
 
@@ -79,9 +81,7 @@ def _no_uid(texts: Sequence[object], first_row: int) -> ClipsiftError:
 
 def is_uid(text: object) -> bool:
     """Whether ``text`` is a hex string of 1 to 32 characters."""
-    if not isinstance(text, str) or not 0 < len(text) <= UID_WIDTH:
-        return False
-    return all(character in "0123456789abcdefABCDEF" for character in text)
+    return isinstance(text, str) and _UID.fullmatch(text) is not None
 
 
 def format_uids(uids: np.ndarray) -> list[str]:

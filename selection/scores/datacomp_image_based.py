@@ -8,7 +8,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from selection.checks import check_features, check_same_width
 from selection.scores import FeatureBlock, register
-from selection.tiles import tile_map, tiles
+from selection.tiles import fill_rows, tiles
 
 _TILE_NUMBERS = 1 << 22  # of a tile of products: 16 MiB
 
@@ -26,8 +26,8 @@ def nearest_by_product(features: Tensor, centroids: Tensor) -> Tensor:
         raise ValueError("centroids is empty")
     keys = centroids.float().T
     parts = tiles(len(features), max(1, min(1024, _TILE_NUMBERS // len(centroids))))
-    found = tile_map(lambda rows: (features[rows].float() @ keys).argmax(1), parts, features.device)
-    return torch.cat(list(found))
+    found = torch.empty(len(features), dtype=torch.int64, device=features.device)
+    return fill_rows(found, lambda rows: (features[rows].float() @ keys).argmax(1), parts)
 
 
 _hit: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # centroids -> target -> (k,) bool

@@ -17,7 +17,7 @@ from selection.checks import check_features, check_same_width
 from selection.moments import gram, quadratic
 from selection.options import Range
 from selection.scores import FeatureBlock, register
-from selection.tiles import product_tiles, row_tiles, tile_map
+from selection.tiles import fill_rows, product_tiles, row_tiles
 
 
 def normsim(features: Tensor, target: Tensor, p: float = 2) -> Tensor:
@@ -39,7 +39,7 @@ def normsim(features: Tensor, target: Tensor, p: float = 2) -> Tensor:
         queries = features[rows].float()
         return _norm(torch.stack([_norm(products, p) for _, products in product_tiles(queries, target)], dim=1), p)
 
-    return torch.cat(list(tile_map(strip, row_tiles(features), features.device)))
+    return fill_rows(torch.empty(len(features), device=features.device), strip, row_tiles(features))
 
 
 def _check_target(features: Tensor, target: Tensor, name: str = "target") -> None:

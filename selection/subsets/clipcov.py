@@ -33,7 +33,7 @@ from selection.moments import group_means
 from selection.options import PositiveInt
 from selection.scores.clip_score import clip_score
 from selection.subsets import Candidates, indices_to_mask, register_method
-from selection.tiles import ROW_TILE, product_sums, tile_map, tiles
+from selection.tiles import ROW_TILE, fill_rows, product_sums, tile_map, tiles
 
 
 def clipcov(image: Tensor, text: Tensor, class_text: Tensor, size: int, block: int = 200) -> Tensor:
@@ -66,8 +66,8 @@ def clipcov(image: Tensor, text: Tensor, class_text: Tensor, size: int, block: i
             by_text = text[rows[part]].float() @ image[new].float().T
             return _positive(by_image).sum(1) + _positive(by_text).sum(1)
 
-        parts = tile_map(strip, tiles(len(rows), ROW_TILE), image.device)
-        return torch.cat(list(parts)).cpu().double().numpy()
+        sums = fill_rows(torch.empty(len(rows), device=image.device), strip, tiles(len(rows), ROW_TILE))
+        return sums.cpu().double().numpy()
 
     return torch.from_numpy(greedy(terms, covered, size, block))
 
@@ -101,13 +101,19 @@ class ClipCovTerms:
         check_features(class_text, "class_text")
         check_same_width(image, class_text, "class_text")
         labels = class_text.float()
-        parts = tiles(len(image), ROW_TILE)
-        best = list(tile_map(lambda rows: (image[rows].float() @ labels.T).max(1), parts, image.device))
-        classes = torch.cat([part.indices for part in best])
+        label = torch.empty(len(image), device=image.device)
+        classes = torch.empty(len(image), dtype=torch.int64, device=image.device)
+
+        def classify(rows: slice) -> Tensor:
+            best = (image[rows].float() @ labels.T).max(1)
+            classes[rows] = best.indices
+            return best.values
+
+        fill_rows(label, classify, tiles(len(image), ROW_TILE))
         terms = (
             _cross_similarity(image, text, classes),
             clip_score(image, text),
-            torch.cat([part.values for part in best]),
+            label,
             _other_centres(image, text, classes),
             _other_centres(text, image, classes),
         )
@@ -195,9 +201,13 @@ def _other_centres(features: Tensor, others: Tensor, classes: Tensor) -> Tensor:
     """(n,) mean inner product of each row with the centres, in ``others``, of the classes that it is not in."""
     present, labels = classes.unique(return_inverse=True)
     centres = group_means(others, labels, len(present))
-    to_own = torch.cat([(features[r].float() * centres[labels[r]]).sum(1) for r in tiles(len(features), ROW_TILE)])
-    to_all = torch.cat([features[r].float() @ centres.sum(0) for r in tiles(len(features), ROW_TILE)])
-    return (to_all - to_own) / max(1, len(present) - 1)
+    of_all = centres.sum(0)
+
+    def strip(rows: slice) -> Tensor:
+        own = features[rows].float()
+        return (own @ of_all - (own * centres[labels[rows]]).sum(1)) / max(1, len(present) - 1)
+
+    return fill_rows(torch.empty(len(features), device=features.device), strip, tiles(len(features), ROW_TILE))
 
 
 @register_method("clipcov", needs=("image", "text"))

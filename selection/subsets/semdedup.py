@@ -12,7 +12,7 @@ from selection.kmeans import kmeans, nearest
 from selection.moments import group_means
 from selection.options import PositiveInt
 from selection.subsets import Candidates, register_method
-from selection.tiles import ROW_TILE, tile_map, tiles
+from selection.tiles import ROW_TILE, fill_rows, tile_map, tiles
 
 
 def semdedup(features: Tensor, clusters: Tensor, epsilon: float, keep: str = "hard") -> Tensor:
@@ -39,8 +39,9 @@ def semdedup(features: Tensor, clusters: Tensor, epsilon: float, keep: str = "ha
     norms = check_features(features)
     labels, centroids = _clusters(features, clusters)
     scale = norms * centroids.norm(dim=1)[labels]
+    to_centre = torch.empty_like(scale)
     parts = tiles(len(features), ROW_TILE)
-    cosine = torch.cat([(features[rows].float() * centroids[labels[rows]]).sum(1) for rows in parts]) / scale
+    cosine = fill_rows(to_centre, lambda rows: (features[rows].float() * centroids[labels[rows]]).sum(1), parts) / scale
 
     order = cosine.argsort(stable=True)  # farthest first
     order = order[labels[order].argsort(stable=True)]

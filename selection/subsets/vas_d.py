@@ -18,7 +18,7 @@ from selection.checks import check_features, check_same_width
 from selection.moments import gram
 from selection.options import PositiveInt, Share
 from selection.subsets import MOMENT, Candidates, indices_to_mask, register_method
-from selection.tiles import ROW_TILE, tile_map, tiles
+from selection.tiles import ROW_TILE, fill_rows, tile_map, tiles
 
 
 def vas_d(
@@ -191,9 +191,7 @@ def _strips(function: Callable[[slice], Tensor], num_rows: int, device: torch.de
     """(num_rows,) float32 that ``function`` gives tile by tile; ``over_ranks``, each rank computes some tiles."""
     values = torch.zeros(num_rows, device=device)
     parts = tiles(num_rows, ROW_TILE)
-    mine = parts[rank() :: world_size()] if over_ranks else parts
-    for part, result in zip(mine, tile_map(function, mine, device)):
-        values[part] = result
+    fill_rows(values, function, parts[rank() :: world_size()] if over_ranks else parts)
     if not over_ranks or world_size() == 1:
         return values
     return torch.from_numpy(sum_over_ranks(values.cpu().numpy())).to(device)  # all others have zero there

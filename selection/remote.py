@@ -1,0 +1,196 @@
+"""Shards that lie elsewhere: behind a server, in an object store, at the end of a command. Whole, or a clear end.
+
+Every transfer is compared with the length that the source states, goes on where it broke off, and is tried again a bounded
+number of times with growing pauses.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import random
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, TypeVar
+
+import fsspec
+import fsspec.asyn
+
+from common.errors import ClipsiftError
+from common.files import fingerprint
+
+logger = logging.getLogger("clipsift")
+
+T = TypeVar("T")
+Stamp = list[int | str]  # size in bytes (-1: unknown until it is here) and what changes with the content
+
+TRIES = 6  # of a request, before the run ends
+FIRST_PAUSE = 0.5  # seconds; doubled each time, so that all pauses together are about 15 seconds
+STALL = 60.0  # seconds that a request may take, or a command may be silent
+CHUNK = 8 << 20  # bytes of a request
+
+_PIPE = "pipe:"
+
+
+class Unreachable(OSError):
+    """Something that may be there the next time."""
+
+
+def is_remote(url: str) -> bool:
+    """Whether the shard is no file of this machine (or of a file system that is mounted)."""
+    return "://" in url or url.startswith(_PIPE)
+
+
+def stamp(url: str) -> Stamp:
+    """Size and mark of a shard, local or remote, from which one sees that it changed.
+
+    Raises:
+        ClipsiftError: when it is not there, cannot be reached, or does not say how long it is.
+    """
+    if url.startswith(_PIPE):
+        return [-1, ""]
+    fs, path = fsspec.core.url_to_fs(url)
+    info = patiently(lambda: fs.info(path), url) if is_remote(url) else _local(url, lambda: fs.info(path))
+    if info.get("size") is None:
+        raise ClipsiftError(f"{url}: the server does not say how long it is; use 'pipe:curl -fsS {url}'")
+    marks = (info.get(name) for name in ("mtime", "ETag", "LastModified", "Last-Modified", "etag", "md5Hash"))
+    return [int(info["size"]), str(next((mark for mark in marks if mark), ""))]
+
+
+def _local(url: str, action: Callable[[], T]) -> T:
+    try:
+        return action()
+    except OSError as error:
+        raise ClipsiftError(f"{url}: cannot be opened ({error})") from error
+
+
+def read_range(url: str, start: int, stop: int, size: int) -> bytes:
+    """Bytes ``[start, stop)`` of an object of ``size`` bytes, in one request.
+
+    A server that does not know ranges answers with the whole, which is returned as it is.
+
+    Raises:
+        OSError and whatever a client throws: when the connection broke, the server was busy, took longer than
+            :data:`STALL` or sent less than it should.
+    """
+    fs, path = fsspec.core.url_to_fs(url)
+    if fs.async_impl:
+        data = fsspec.asyn.sync(fs.loop, fs._cat_file, path, start=start, end=stop, timeout=STALL)
+    else:
+        data = fs.cat_file(path, start=start, end=stop)
+    if len(data) not in (stop - start, size):
+        raise Unreachable(f"{len(data)} of {stop - start} bytes came")
+    return data
+
+
+def patiently(action: Callable[[], T], what: str) -> T:
+    """The result of ``action``, tried :data:`TRIES` times with growing pauses; then an error that names ``what``."""
+    for attempt in range(1, TRIES + 1):
+        try:
+            return action()
+        except ClipsiftError:
+            raise
+        except Exception as error:  # aiohttp's and botocore's errors are no OSErrors, and neither need be installed
+            final = _is_final(error)
+            if final or attempt == TRIES:
+                tried = "" if final else f" after {TRIES} tries"
+                raise ClipsiftError(f"{what}: cannot be read{tried} ({type(error).__name__}: {error})") from error
+            logger.debug("%s: %s; trying again", what, error)
+            time.sleep(FIRST_PAUSE * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))  # else all workers knock at once
+    raise AssertionError("unreachable")
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether trying again is pointless: it is not there, or not for us."""
+    if not isinstance(error, FileNotFoundError | PermissionError):
+        return False
+    # fsspec's HTTP calls every trouble with a server "not found"; the cause tells.
+    return error.__cause__ is None or getattr(error.__cause__, "status", 500) in (401, 403, 404, 410)
+
+
+class ShardCache:
+    """Whole remote shards in a folder of at most ``limit`` bytes, shared by all processes of a machine.
+
+    A shard is fetched by one process while the others that want it wait; it appears under its name when it is whole.
+    When room is needed, those that were not used for longest go. A transfer that was interrupted, even by the end of
+    the program, goes on where it stopped.
+    """
+
+    def __init__(self, folder: str | Path, limit: int) -> None:
+        self.folder, self.limit = Path(folder), limit
+
+    def open(self, url: str, stamp: Stamp) -> IO[bytes]:
+        """The shard as a local file, fetched if it is not here.
+
+        Args:
+            url: where it is from.
+            stamp: what :func:`stamp` said when it was indexed.
+
+        Raises:
+            ClipsiftError: naming the shard, when it cannot be had whole or is another one by now.
+        """
+        path = self.folder / f"{fingerprint([url, stamp])}.tar"
+        while True:
+            with suppress(FileNotFoundError):
+                handle = open(path, "rb")  # noqa: SIM115 - the caller's
+                os.utime(path)  # was used just now
+                return handle
+            self._fetch(url, stamp, path)
+
+    def _fetch(self, url: str, known: Stamp, path: Path) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._claimed(path, int(known[0])) as part:
+                if path.exists():  # another process was faster
+                    return
+                if url.startswith(_PIPE):
+                    patiently(lambda: _run(url.removeprefix(_PIPE), part), url)
+                else:
+                    _download(url, known, part)
+                os.replace(part.name, path)
+        except OSError as error:
+            raise ClipsiftError(f"{self.folder}: cannot be written ({error.strerror or error})") from error
+
+    @contextmanager
+    def _claimed(self, path: Path, size: int) -> Iterator[IO[bytes]]:
+        """The file that becomes ``path``, for this process alone; its name says how long it will be."""
+        name = self.folder / f"{path.stem}.{max(size, 0)}.part"
+        while True:
+            with open(name, "ab") as part:
+                fcntl.flock(part, fcntl.LOCK_EX)
+                if path.exists():
+                    if os.fstat(part.fileno()).st_size == 0:
+                        name.unlink(missing_ok=True)
+                    yield part
+                    return
+                if not name.exists() or not os.path.sameopenfile(part.fileno(), _descriptor(name, part)):
+                    continue  # moved or cleared away while this process waited
+                self._make_room(path, max(size, 0))
+                yield part
+                return
+
+    def _make_room(self, path: Path, size: int) -> None:
+        """Delete what was not used for longest until ``size`` more bytes fit."""
+        if size > self.limit:
+            raise ClipsiftError(
+                f"data.shard_cache_gb: a shard of {size / 1e9:.2f} GB does not fit into {self.limit / 1e9:.2f} GB"
+            )
+        whole, coming = [], size
+        for other in self.folder.iterdir():
+            with suppress(FileNotFoundError):
+                if other.suffix == ".tar":
+                    whole.append((other.stat().st_mtime, other.stat().st_size, other))
+                elif other.suffix == ".part" and not other.name.startswith(path.stem) and not _clear_if_left(other):
+                    coming += int(other.name.split(".")[1])
+        taken = coming + sum(length for _, length, _ in whole)
+        for _, length, other in sorted(whole):
+            if taken <= self.limit:
+                return
+            other.unlink(missing_ok=True)
+            taken -= length

@@ -1,0 +1,178 @@
+"""The members of a tar from its headers alone, several times as fast as ``tarfile``, which makes an object of each.
+
+Reads ustar, old V7, GNU long names and pax headers, sizes in octal and in base 256, as POSIX.1-2017 (``pax``) and the
+manual of GNU tar ("Basic Tar Format") lay the format down.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import zlib
+from collections.abc import Iterator
+from typing import IO, NamedTuple
+
+BLOCK = 512
+_WINDOW = 16 * BLOCK  # read at a time: with pictures between, most often a caption, a json and the next header
+_ADLER = 65521  # zlib.adler32's lower half is 1 + the sum of the bytes, modulo this
+_MAX_EXTENSION = 1 << 20  # bytes of a long name or pax record; a larger one is no name
+_ZEROS = bytes(BLOCK)
+
+_FILES = frozenset(b"07\0")
+_WITHOUT_DATA = frozenset(b"123456")  # links, devices, folders, pipes: a size in their header means nothing
+_LONG_NAME, _LONG_LINK, _SPARSE = b"LKS"
+_PAX, _PAX_OF_SUN, _PAX_FOR_ALL = b"xXg"
+
+
+class TarError(ValueError):
+    """What follows cannot be read; ``offset`` is where."""
+
+    def __init__(self, offset: int, reason: str) -> None:
+        super().__init__(f"at offset {offset}: {reason}")
+        self.offset = offset
+
+
+class Member(NamedTuple):
+    """A file in a tar: its name, and where its bytes lie."""
+
+    name: str
+    offset_data: int
+    size: int
+
+
+class Window:
+    """Reads bytes at offsets of a seekable file, a few kilobytes at a time."""
+
+    def __init__(self, handle: IO[bytes]) -> None:
+        self._handle = handle
+        try:
+            self._descriptor = handle.fileno()
+        except (AttributeError, OSError):  # in memory, or remote
+            self._descriptor = -1
+        self._start, self._buffer = 0, b""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """``size`` bytes at ``offset``; fewer at the end of the file."""
+        at = offset - self._start
+        if at < 0 or at + size > len(self._buffer):
+            self._start, self._buffer, at = offset, self._fetch(offset, max(size, _WINDOW)), 0
+        return self._buffer[at : at + size]
+
+    def _fetch(self, offset: int, size: int) -> bytes:
+        if self._descriptor >= 0:
+            return os.pread(self._descriptor, size, offset)
+        self._handle.seek(offset, io.SEEK_SET)
+        return self._handle.read(size)
+
+
+def members(window: Window, size: int) -> Iterator[Member]:
+    """The regular files of a tar of ``size`` bytes, in its order.
+
+    Raises:
+        TarError: where the tar stops being one: cut short, overwritten, without the zeros that end it.
+    """
+    position, name = 0, None
+    settings: dict[str, bytes] = {}  # of pax headers that hold for all members
+    own: dict[str, bytes] = {}  # and for the next one
+    while (header := window.read(position, BLOCK)) != _ZEROS:
+        if not _is_header(header):
+            raise TarError(position, "neither a header nor the end-of-archive mark")
+        kind, start, length = header[156], position + BLOCK, _number(header[124:136], position)
+        if kind in _WITHOUT_DATA:
+            length = 0
+        elif (own or settings) and kind in _FILES:
+            length = _pax_size(settings | own, length, position)
+        if start + length > size:
+            raise TarError(position, f"{name or _name(header)} ends after the file does")
+        next_header = start + -(-length // BLOCK) * BLOCK
+        if kind in _FILES:
+            if name is None:
+                name = own["path"].decode(errors="surrogateescape") if "path" in own else _name(header)
+            if name.endswith("/"):  # a folder, as V7 wrote it
+                next_header = start
+            else:
+                yield Member(name, start, length)
+        if kind == _LONG_NAME:
+            name = _text(_extension(window, start, length, position))
+        elif kind in (_PAX, _PAX_OF_SUN):
+            own = _records(_extension(window, start, length, position), position)
+        elif kind == _PAX_FOR_ALL:
+            settings |= _records(_extension(window, start, length, position), position)
+        elif kind == _SPARSE:
+            raise TarError(position, "a sparse file, whose bytes do not lie in one piece")
+        elif kind != _LONG_LINK:
+            name, own = None, {}
+        position = next_header
+
+
+def _is_header(header: bytes) -> bool:
+    """Whether the checksum fits: the sum of all bytes, those of the checksum itself counted as spaces."""
+    if len(header) < BLOCK:
+        return False
+    field = header[148:156]
+    try:
+        stated = int(field.split(b"\0", 1)[0].strip() or b"0", 8)
+    except ValueError:
+        return False
+    if zlib.adler32(header) % 65536 == (stated + sum(field) - 8 * ord(" ") + 1) % _ADLER:
+        return True
+    signed = sum(header) - 256 * sum(byte > 127 for byte in header)  # some old programs summed signed bytes
+    return signed - sum(field) + 8 * ord(" ") == stated
+
+
+def _number(field: bytes, position: int) -> int:
+    try:
+        if field[0] & 0x80:
+            value = int.from_bytes(field[1:], "big")
+            if field[0] != 0x80:
+                raise ValueError("negative")
+        else:
+            value = int(field.split(b"\0", 1)[0].strip() or b"0", 8)
+        if value < 0:
+            raise ValueError("negative")
+    except ValueError as error:
+        raise TarError(position, f"a header with the size {field!r}") from error
+    return value
+
+
+def _name(header: bytes) -> str:
+    name, prefix = _text(header[:100]), header[345:500]
+    return name if prefix[0] == 0 else f"{_text(prefix)}/{name}"
+
+
+def _text(field: bytes) -> str:
+    return field.split(b"\0", 1)[0].decode(errors="surrogateescape")
+
+
+def _extension(window: Window, start: int, length: int, position: int) -> bytes:
+    if length > _MAX_EXTENSION:
+        raise TarError(position, f"an extended header of {length} bytes")
+    return window.read(start, length)
+
+
+def _records(data: bytes, position: int) -> dict[str, bytes]:
+    """The ``length key=value`` lines of a pax header that say where the next member is and what it is called."""
+    records, at = {}, 0
+    while at < len(data) and data[at]:
+        try:
+            length = int(data[at : data.index(b" ", at)])
+            key, _, value = data[data.index(b" ", at) + 1 : at + length - 1].partition(b"=")
+        except ValueError as error:
+            raise TarError(position, "a damaged pax header") from error
+        if length < 5 or at + length > len(data):
+            raise TarError(position, "a damaged pax header")
+        if key.startswith(b"GNU.sparse."):
+            raise TarError(position, "a sparse file, whose bytes do not lie in one piece")
+        records[key.decode(errors="replace")] = value
+        at += length
+    return {key: records[key] for key in ("path", "size") if key in records}
+
+
+def _pax_size(settings: dict[str, bytes], stated: int, position: int) -> int:
+    try:
+        size = int(settings.get("size", stated))
+    except ValueError as error:
+        raise TarError(position, f"a pax header with the size {settings['size']!r}") from error
+    if size < 0:
+        raise TarError(position, f"a pax header with the size {size}")
+    return size
