@@ -64,7 +64,9 @@ def choose(
     streamed = recipe.steps[: recipe.num_streamed]
     steps = [_take_step(step, mine, num_pool) for step in streamed]
     if len(streamed) == len(recipe.steps):
-        return {"num_pool": num_pool, "steps": steps} | _write(mine, recipe, out)
+        about: dict[str, Any] = {"num_pool": num_pool, "steps": steps} | _write(mine, recipe, out)
+        _warn_of_repeats(about)
+        return about
     rest = replace(recipe, steps=recipe.steps[len(streamed) :], within=None)
     names = [column.name for column in rest.columns]
     rows, uids, columns = _gather([file.num_rows for file in files], mine, names)
@@ -75,6 +77,14 @@ def choose(
         subset.save(out)
     about["steps"] = steps + about["steps"]
     return about | {"num_kept": len(subset), "num_unique": len(subset.unique)}
+
+
+def _warn_of_repeats(about: dict[str, Any]) -> None:
+    if about["num_kept"] > about["num_unique"]:
+        logger.warning(
+            "select: %s kept pairs have the uid of another one; training will see those uids that much more often",
+            f"{about['num_kept'] - about['num_unique']:,}",
+        )
 
 
 def _gather(

@@ -64,6 +64,8 @@ class Selection:
     ``features`` names columns that the pool's metadata already has (``l14`` for ``l14_img`` and ``l14_txt``);
     ``teacher`` makes them. A recipe whose scores need no features takes neither. ``per_file`` scores every metadata
     file alone, as the reference does; otherwise small files are scored together (``selection.scoring.make_blocks``).
+    ``normalise`` brings features to unit length first; without it they are taken as they are, with a warning where a
+    row is off by more than fp16 storage explains.
     """
 
     teacher: Teacher | None = None
@@ -74,6 +76,7 @@ class Selection:
     intersect: list[str] = field(default_factory=list)
     subtract: list[str] = field(default_factory=list)
     per_file: bool = False
+    normalise: bool = False
     embedding: Embedding = field(default_factory=Embedding)
 
     @classmethod

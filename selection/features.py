@@ -97,11 +97,34 @@ class FeatureFile:
         return values
 
 
+def row_norms(features: np.ndarray) -> np.ndarray:
+    """(n,) float32 lengths of the rows."""
+    norms = np.empty(len(features), np.float32)
+    for rows in tiles(len(features), ROW_TILE):  # a file of half a million rows is never held in float32
+        norms[rows] = np.linalg.norm(features[rows].astype(np.float32), axis=1)
+    return norms
+
+
+def bad_norms(norms: np.ndarray) -> np.ndarray:
+    """(n,) bool: rows that no cosine can be computed from (NaN, infinite or all zero), by their lengths."""
+    return ~np.isfinite(norms) | (norms == 0)
+
+
 def bad_rows(features: np.ndarray) -> np.ndarray:
     """(n,) bool: rows that no cosine can be computed from (NaN, infinite or all zero)."""
-    parts = tiles(len(features), ROW_TILE)  # a file of half a million rows is never held in float32
-    norms = np.concatenate([np.linalg.norm(features[rows].astype(np.float32), axis=1) for rows in parts])
-    return ~np.isfinite(norms) | (norms == 0)
+    return bad_norms(row_norms(features))
+
+
+def off_unit(norms: np.ndarray) -> np.ndarray:
+    """(n,) bool: usable rows that are not of unit length, so that an inner product is no cosine."""
+    return ~bad_norms(norms) & (np.abs(norms - 1) > NORM_TOLERANCE)
+
+
+def normalised(features: np.ndarray) -> np.ndarray:
+    """Unit rows in the dtype of ``features`` (n, d), divided in float32; bad rows become NaN."""
+    rows = features.astype(np.float32)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(features.dtype)
 
 
 def write_feature_file(

@@ -15,7 +15,7 @@ from torch import Tensor
 from common.distributed import barrier, gather_objects, rank, sum_over_ranks, world_size
 from common.errors import ClipsiftError
 from common.progress import track
-from selection.features import FeatureFile, bad_rows
+from selection.features import FeatureFile, bad_rows, normalised
 from selection.moments import gram
 from selection.subsets import MOMENT, Candidates
 from selection.tiles import ROW_TILE, tiles
@@ -32,12 +32,14 @@ class PoolFeatures:
         device: where methods work when the chosen features fit.
         target: features of a target set by name.
         scratch: a folder that all ranks see, for one uncompressed file per tower, as large as the chosen features.
+        normalise: bring every row to unit length.
     """
 
     files: Sequence[FeatureFile]
     device: torch.device
     target: Callable[[str], Tensor]
     scratch: Path
+    normalise: bool = False
 
     @cached_property
     def _starts(self) -> np.ndarray:
@@ -62,7 +64,7 @@ class PoolFeatures:
             for tower, part in parts.items():
                 if part.shape[1] != stores[tower].shape[1]:
                     raise ClipsiftError(f"{tower} features of the pool's files differ in width")
-                stores[tower][span] = part
+                stores[tower][span] = normalised(part) if self.normalise else part
         chosen = sum_over_ranks(usable) > 0
         for store in stores.values():
             store.flush()
@@ -104,7 +106,8 @@ class PoolFeatures:
             return torch.empty(0), 0
         features = self.files[number].image()
         good = ~bad_rows(features)
-        chosen = torch.from_numpy(features if good.all() else features[good])
+        features = features if good.all() else features[good]
+        chosen = torch.from_numpy(normalised(features) if self.normalise else features)
         return gram(chosen.to(self.device)).double().cpu(), len(chosen)
 
     def _create(self, rows: np.ndarray, towers: tuple[str, ...]) -> dict[str, np.memmap]:

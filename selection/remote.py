@@ -1,7 +1,7 @@
 """Shards that lie elsewhere: behind a server, in an object store, at the end of a command. Whole, or a clear end.
 
-Every transfer is compared with the length that the source states, goes on where it broke off, and is tried again a bounded
-number of times with growing pauses.
+Every transfer is compared with the length that the source states, goes on where it broke off, and is tried again a
+bounded number of times with growing pauses.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -125,30 +126,34 @@ class ShardCache:
     def __init__(self, folder: str | Path, limit: int) -> None:
         self.folder, self.limit = Path(folder), limit
 
-    def open(self, url: str, stamp: Stamp) -> IO[bytes]:
+    def open(self, url: str, known: Stamp) -> IO[bytes]:
         """The shard as a local file, fetched if it is not here.
 
         Args:
             url: where it is from.
-            stamp: what :func:`stamp` said when it was indexed.
+            known: what :func:`stamp` said when it was indexed.
 
         Raises:
             ClipsiftError: naming the shard, when it cannot be had whole or is another one by now.
         """
-        path = self.folder / f"{fingerprint([url, stamp])}.tar"
+        path = self._path(url, known)
         while True:
             with suppress(FileNotFoundError):
                 handle = open(path, "rb")  # noqa: SIM115 - the caller's
                 os.utime(path)  # was used just now
                 return handle
-            self._fetch(url, stamp, path)
+            self.fetch(url, known)
 
-    def _fetch(self, url: str, known: Stamp, path: Path) -> None:
+    def fetch(self, url: str, known: Stamp) -> None:
+        """Have the shard here; see :meth:`open`."""
+        path = self._path(url, known)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with self._claimed(path, int(known[0])) as part:
+            with _claimed(self.folder / f"{path.stem}.{max(int(known[0]), 0)}.part") as part:
                 if path.exists():  # another process was faster
+                    os.unlink(part.name)
                     return
+                self._make_room(Path(part.name), max(int(known[0]), 0))
                 if url.startswith(_PIPE):
                     patiently(lambda: _run(url.removeprefix(_PIPE), part), url)
                 else:
@@ -157,40 +162,95 @@ class ShardCache:
         except OSError as error:
             raise ClipsiftError(f"{self.folder}: cannot be written ({error.strerror or error})") from error
 
-    @contextmanager
-    def _claimed(self, path: Path, size: int) -> Iterator[IO[bytes]]:
-        """The file that becomes ``path``, for this process alone; its name says how long it will be."""
-        name = self.folder / f"{path.stem}.{max(size, 0)}.part"
-        while True:
-            with open(name, "ab") as part:
-                fcntl.flock(part, fcntl.LOCK_EX)
-                if path.exists():
-                    if os.fstat(part.fileno()).st_size == 0:
-                        name.unlink(missing_ok=True)
-                    yield part
-                    return
-                if not name.exists() or not os.path.sameopenfile(part.fileno(), _descriptor(name, part)):
-                    continue  # moved or cleared away while this process waited
-                self._make_room(path, max(size, 0))
-                yield part
-                return
+    def _path(self, url: str, known: Stamp) -> Path:
+        return self.folder / f"{fingerprint([url, known])}.tar"
 
-    def _make_room(self, path: Path, size: int) -> None:
+    def _make_room(self, own: Path, size: int) -> None:
         """Delete what was not used for longest until ``size`` more bytes fit."""
         if size > self.limit:
             raise ClipsiftError(
                 f"data.shard_cache_gb: a shard of {size / 1e9:.2f} GB does not fit into {self.limit / 1e9:.2f} GB"
             )
-        whole, coming = [], size
+        lying, coming = [], size
         for other in self.folder.iterdir():
             with suppress(FileNotFoundError):
-                if other.suffix == ".tar":
-                    whole.append((other.stat().st_mtime, other.stat().st_size, other))
-                elif other.suffix == ".part" and not other.name.startswith(path.stem) and not _clear_if_left(other):
+                if other.suffix == ".part" and other != own and _is_claimed(other):
                     coming += int(other.name.split(".")[1])
-        taken = coming + sum(length for _, length, _ in whole)
-        for _, length, other in sorted(whole):
+                elif other != own:  # whole, or left by a program that ended
+                    lying.append((other.stat().st_mtime, other.stat().st_size, other))
+        taken = coming + sum(length for _, length, _ in lying)
+        for _, length, other in sorted(lying):
             if taken <= self.limit:
                 return
-            other.unlink(missing_ok=True)
+            with suppress(FileNotFoundError), _claimed(other):
+                other.unlink()
             taken -= length
+
+
+@contextmanager
+def _claimed(path: Path) -> Iterator[IO[bytes]]:
+    """``path`` opened for appending, for this process and thread alone; made if it is not there."""
+    while True:
+        with open(path, "ab") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            mine = False
+            with suppress(FileNotFoundError):
+                mine = os.path.samestat(os.stat(path), os.fstat(handle.fileno()))
+            if mine:  # else it was moved or deleted while this one waited
+                yield handle
+                return
+
+
+def _is_claimed(path: Path) -> bool:
+    with open(path, "rb") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _download(url: str, known: Stamp, part: IO[bytes]) -> None:
+    """Append to ``part`` what it lacks of the object."""
+    if stamp(url) != known:
+        raise ClipsiftError(f"{url}: has changed since it was indexed; start again to index it anew")
+    size, done = int(known[0]), os.fstat(part.fileno()).st_size
+    while done < size:
+        data = patiently(partial(read_range, url, done, min(done + CHUNK, size), size), url)
+        if len(data) == size:  # also from a server that does not know ranges
+            part.truncate(0)
+            done = 0
+        _write(part, data)
+        done += len(data)
+
+
+def _run(command: str, part: IO[bytes]) -> None:
+    """Write what a command prints to ``part``."""
+    part.truncate(0)
+    process = subprocess.Popen(["/bin/sh", "-c", command], stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout is not None
+    try:
+        while True:
+            if not select.select([process.stdout], [], [], STALL)[0]:
+                raise Unreachable(f"silent for {STALL:g} seconds")
+            data = os.read(process.stdout.fileno(), CHUNK)
+            if not data:
+                break
+            _write(part, data)
+        if status := process.wait(timeout=STALL):
+            raise Unreachable(f"exit status {status}")
+        if not os.fstat(part.fileno()).st_size:
+            raise Unreachable("no output")
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)  # the shell and what it started
+            process.wait()
+        process.stdout.close()
+
+
+def _write(part: IO[bytes], data: bytes) -> None:
+    try:
+        part.write(data)
+        part.flush()
+    except OSError as error:  # no trouble of the source's: not to be tried again
+        raise ClipsiftError(f"{Path(part.name).parent}: cannot be written ({error.strerror or error})") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,29 +14,31 @@ from common.errors import ClipsiftError
 from common.files import atomic_path
 from selection.uids import parse_uids, uid_column
 
+LostRows = dict[str, list[int]]  # row numbers by cause
+
 _PARENT = b"clipsift.parent"  # fingerprint of what the file was made from
-_BAD_ROWS = b"clipsift.bad_rows"  # JSON list of the rows without usable features
+_LOST_ROWS = b"clipsift.lost_rows"  # JSON: the rows that have no score, by cause
 
 
 def write_score_file(
-    path: Path, columns: Mapping[str, np.ndarray], parent: str, bad_rows: Sequence[int], uids: np.ndarray | None = None
+    path: Path, columns: Mapping[str, np.ndarray], parent: str, lost: LostRows, uids: np.ndarray | None = None
 ) -> None:
     """Write (n,) float32 ``columns`` beside their ``uids`` (none in a file of the cache), atomically."""
     arrays = {} if uids is None else {"uid": uid_column(uids)}
     arrays |= {name: pa.array(scores, pa.float32()) for name, scores in columns.items()}
-    about = {_PARENT: parent.encode(), _BAD_ROWS: json.dumps(list(bad_rows)).encode()}
+    about = {_PARENT: parent.encode(), _LOST_ROWS: json.dumps(lost).encode()}
     table = pa.table(arrays).replace_schema_metadata(about)
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, use_dictionary=False)  # hardly a value occurs twice
 
 
-def bad_rows_of(path: Path, parent: str) -> list[int] | None:
-    """The rows of a score file that could not be scored; None when there is no such file made from ``parent``."""
+def lost_rows_of(path: Path, parent: str) -> LostRows | None:
+    """The rows of a score file that have no score; None when there is no such file made from ``parent``."""
     if not path.is_file():
         return None
     try:
         about = pq.read_schema(path).metadata or {}
-        return json.loads(about[_BAD_ROWS]) if about.get(_PARENT) == parent.encode() else None
+        return json.loads(about[_LOST_ROWS]) if about.get(_PARENT) == parent.encode() else None
     except (pa.ArrowException, OSError, KeyError, ValueError):
         return None  # it is made again
 

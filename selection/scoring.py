@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +16,19 @@ from common.distributed import barrier, gather_objects, rank, world_size
 from common.errors import ClipsiftError
 from common.files import fingerprint
 from common.progress import Progress
-from selection.features import FeatureFile, bad_rows
-from selection.score_files import ScoreFile, bad_rows_of, write_score_file
+from selection.features import FeatureFile, bad_norms, normalised, off_unit, row_norms
+from selection.score_files import LostRows, ScoreFile, lost_rows_of, write_score_file
 from selection.scores import SCORES, FeatureBlock
 from selection.step import Column
 from selection.tiles import ROW_TILE, tiles
+from selection.uids import repeats
+
+logger = logging.getLogger("clipsift")
 
 BLOCK_ROWS = 32768  # the s-CLIPLoss batch: a block smaller than this would get a smaller normaliser
 
 _CACHED = "score"  # name of the one column of a file in the cache
+_CAUSES = {"bad_features": "not finite or all zero", "duplicate_uid": "an earlier row of the file has the same uid"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class ScorePlan:
         device: where scores are computed.
         target: features of a target set by name.
         block_rows: see :func:`make_blocks`.
+        normalise: bring every row of features to unit length first.
     """
 
     columns: tuple[Column, ...]
@@ -48,6 +54,7 @@ class ScorePlan:
     device: torch.device
     target: Callable[[str], torch.Tensor]
     block_rows: int = BLOCK_ROWS
+    normalise: bool = False
 
     @property
     def parent(self) -> str:
@@ -87,7 +94,8 @@ def write_scores(files: list[FeatureFile], plan: ScorePlan, folder: Path) -> Dat
     the files are the same for any number of processes. Files that are there and have the plan's parent are kept.
 
     Returns:
-        Counts of rows whose features could not be used (``bad_features``), over all ranks.
+        Counts of rows whose features could not be used (``bad_features``), or whose uid the file has already
+        (``duplicate_uid``), over all ranks.
     """
     blocks = make_blocks(files, plan.block_rows)
     mine = blocks[rank() :: world_size()]
@@ -95,7 +103,7 @@ def write_scores(files: list[FeatureFile], plan: ScorePlan, folder: Path) -> Dat
     with Progress("score", sum(file.num_rows() for block in mine for file in block), "pairs") as progress:
         for block in mine:
             rows = sum(file.num_rows() for file in block)
-            done = all(bad_rows_of(folder / f"{file.stem}.parquet", plan.parent) is not None for file in block)
+            done = all(lost_rows_of(folder / f"{file.stem}.parquet", plan.parent) is not None for file in block)
             if done:
                 progress.resume(progress.done + rows)
             else:
@@ -103,8 +111,9 @@ def write_scores(files: list[FeatureFile], plan: ScorePlan, folder: Path) -> Dat
                 progress.advance(rows)
             report.samples += rows
             for file in block:
-                for row in bad_rows_of(folder / f"{file.stem}.parquet", plan.parent) or ():
-                    report.lose("bad_features", file.stem, f"row {row}", "not finite or all zero")
+                for cause, lost in (lost_rows_of(folder / f"{file.stem}.parquet", plan.parent) or {}).items():
+                    for row in lost:
+                        report.lose(cause, file.stem, f"row {row}", _CAUSES[cause])
     barrier()
     merged = DataReport()
     for other in gather_objects(report.as_dict()):
@@ -117,21 +126,22 @@ def _write_block(block: list[FeatureFile], plan: ScorePlan, folder: Path) -> Non
     missing = [
         column
         for column in plan.columns
-        if any(bad_rows_of(plan.cached(column, file), plan.keys[column.name]) is None for file in block)
+        if any(lost_rows_of(plan.cached(column, file), plan.keys[column.name]) is None for file in block)
     ]
     if missing:
-        good, features = _features(block, plan)
+        lost, features = _features(block, plan)
+        good = ~np.any(list(lost.values()), axis=0)
         starts = np.cumsum([0, *(file.num_rows() for file in block)])
         for column in missing:
             scores = _score(column, good, features, block[0].path)
             for file, start, stop in zip(block, starts, starts[1:]):
-                bad = np.flatnonzero(~good[start:stop]).tolist()
-                write_score_file(plan.cached(column, file), {_CACHED: scores[start:stop]}, plan.keys[column.name], bad)
+                rows: LostRows = {cause: np.flatnonzero(mask[start:stop]).tolist() for cause, mask in lost.items()}
+                write_score_file(plan.cached(column, file), {_CACHED: scores[start:stop]}, plan.keys[column.name], rows)
     for file in block:
         cached = {column.name: ScoreFile(0, plan.cached(column, file)) for column in plan.columns}
-        bad = next((bad_rows_of(part.path, plan.keys[name]) or [] for name, part in cached.items()), [])
+        lost_rows = next((lost_rows_of(part.path, plan.keys[name]) or {} for name, part in cached.items()), {})
         values = {name: part.column(_CACHED) for name, part in cached.items()}
-        write_score_file(folder / f"{file.stem}.parquet", values, plan.parent, bad, file.uids())
+        write_score_file(folder / f"{file.stem}.parquet", values, plan.parent, lost_rows, file.uids())
 
 
 def _score(column: Column, good: np.ndarray, features: FeatureBlock, path: str) -> np.ndarray:
@@ -144,19 +154,39 @@ def _score(column: Column, good: np.ndarray, features: FeatureBlock, path: str) 
     return scores
 
 
-def _features(block: list[FeatureFile], plan: ScorePlan) -> tuple[np.ndarray, FeatureBlock]:
-    """The block's usable rows and the features that the plan needs of them, on its device.
+def _features(block: list[FeatureFile], plan: ScorePlan) -> tuple[dict[str, np.ndarray], FeatureBlock]:
+    """(n,) masks of the block's rows that are lost, by cause, and what the plan needs of the others, on its device.
 
-    They keep the dtype of the file: in float32, a file of DataComp's medium pool would take 3 GB.
+    Features keep the dtype of the file: in float32, a file of DataComp's medium pool would take 3 GB.
     """
-    needs = features_needed(plan.columns)
-    arrays: dict[str, np.ndarray] = {tower: _stacked(block, tower) for tower in needs}
-    good = np.ones(sum(file.num_rows() for file in block), bool)
-    for array in arrays.values():
-        good &= ~bad_rows(array)
+    arrays: dict[str, np.ndarray] = {tower: _stacked(block, tower) for tower in features_needed(plan.columns)}
+    norms = {tower: row_norms(array) for tower, array in arrays.items()}
+    bad = np.zeros(sum(file.num_rows() for file in block), bool)
+    for tower in arrays:
+        bad |= bad_norms(norms[tower])
+        if not plan.normalise:
+            _warn_of_lengths(block, tower, norms[tower])
+    lost = {"bad_features": bad, "duplicate_uid": ~bad & np.concatenate([repeats(file.uids()) for file in block])}
+    good = ~(bad | lost["duplicate_uid"])
     image, text = (_on_device(arrays.pop(tower, None), good, plan) for tower in ("image", "text"))
     seed = int(fingerprint([plan.seed, block[0].stem]), 16) % (1 << 63)
-    return good, FeatureBlock(image, text, seed, _Columns(block, good), plan.target)
+    return lost, FeatureBlock(image, text, seed, _Columns(block, good), plan.target)
+
+
+def _warn_of_lengths(block: list[FeatureFile], tower: str, norms: np.ndarray) -> None:
+    rows = np.flatnonzero(off_unit(norms))
+    if len(rows):
+        starts = np.cumsum([0, *(file.num_rows() for file in block)])
+        number = int(np.searchsorted(starts, rows[0], "right")) - 1
+        logger.warning(
+            "%s: %s features are not of unit length in %s rows here and in its block (first: row %d, length %.3g); "
+            "their products are no cosines. Set selection.normalise if they should be",
+            block[number].path,
+            tower,
+            f"{len(rows):,}",
+            rows[0] - starts[number],
+            norms[rows[0]],
+        )
 
 
 def features_needed(columns: Sequence[Column]) -> list[str]:
@@ -169,20 +199,23 @@ def _on_device(features: np.ndarray | None, good: np.ndarray, plan: ScorePlan) -
     """The good rows; (n, 0) when there are no features."""
     if features is None:
         return torch.empty(int(np.count_nonzero(good)), 0, device=plan.device)
-    return torch.from_numpy(features if good.all() else _good_rows(features, good, plan.cache)).to(plan.device)
+    if not good.all() or plan.normalise:
+        features = _good_rows(features, good, plan)
+    return torch.from_numpy(features).to(plan.device)
 
 
-def _good_rows(features: np.ndarray, good: np.ndarray, scratch: Path) -> np.ndarray:
+def _good_rows(features: np.ndarray, good: np.ndarray, plan: ScorePlan) -> np.ndarray:
     """A copy of the good rows, in an unnamed file instead of in memory if ``features`` are: nearly all are good."""
     shape = (int(np.count_nonzero(good)), features.shape[1])
-    if not isinstance(features, np.memmap) or not shape[0]:
-        return features[good]
-    scratch.mkdir(parents=True, exist_ok=True)
-    with TemporaryFile(dir=scratch) as file:
-        copy, start = np.memmap(file, features.dtype, "w+", shape=shape), 0
+    copy = np.empty(shape, features.dtype)
+    if isinstance(features, np.memmap) and shape[0]:
+        plan.cache.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=plan.cache) as file:
+            copy = np.memmap(file, features.dtype, "w+", shape=shape)
+    start = 0
     for rows in tiles(len(features), ROW_TILE):
         part = features[rows][good[rows]]
-        copy[start : start + len(part)] = part
+        copy[start : start + len(part)] = normalised(part) if plan.normalise else part
         start += len(part)
     return copy
 
@@ -215,7 +248,12 @@ def _stacked(block: list[FeatureFile], tower: str) -> np.ndarray:
 
 
 def column_keys(
-    columns: Sequence[Column], features: str, seed: int, targets: Mapping[str, str], block_rows: int
+    columns: Sequence[Column],
+    features: str,
+    seed: int,
+    targets: Mapping[str, str],
+    block_rows: int,
+    normalise: bool = False,
 ) -> dict[str, str]:
     """Identity of each score column by name.
 
@@ -223,7 +261,13 @@ def column_keys(
         features: identity of the features.
         targets: identity of each target's features.
     """
-    shared = [features, seed, block_rows, features_needed(columns)]  # rows lacking one needed tower have no score
+    shared = [
+        features,
+        seed,
+        block_rows,
+        normalise,
+        features_needed(columns),
+    ]  # rows lacking one needed tower have no score
     return {
         column.name: fingerprint([shared, column.score, column.options, [targets[target] for target in column.targets]])
         for column in columns

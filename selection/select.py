@@ -87,7 +87,8 @@ class Selector:
         recipe = self.recipe
         files, features = self._feature_files()
         parents = {"features": features, "subsets": _subset_files(recipe)}
-        identity = fingerprint([recipe.as_dict(), self.seed, self.selection.per_file, parents])
+        how = [self.selection.per_file, self.selection.normalise]
+        identity = fingerprint([recipe.as_dict(), self.seed, how, parents])
         if (folder / "subset.json").is_file():
             if read_json(folder / "subset.json")["identity"] != identity:
                 raise ClipsiftError(
@@ -115,7 +116,7 @@ class Selector:
     def _choose(self, files: list[FeatureFile], plan: ScorePlan, folder: Path) -> dict[str, Any]:
         gathered = None
         if self.recipe.gathers_features:
-            gathered = PoolFeatures(files, plan.device, plan.target, folder)
+            gathered = PoolFeatures(files, plan.device, plan.target, folder, plan.normalise)
         paths = [folder / "scores" / f"{file.stem}.parquet" for file in files]
         return choose(paths, self.recipe, folder / "subset.npy", gathered, self.seed)
 
@@ -175,8 +176,9 @@ class Selector:
         prints = {source: fingerprint(loaded[source].double().sum(0).tolist()) for source in loaded}
         block_rows = 0 if self.selection.per_file else BLOCK_ROWS
         columns = self.recipe.columns
-        keys = column_keys(columns, features, self.seed, prints, block_rows)
-        return ScorePlan(columns, keys, self.cache / "scores", self.seed, device, target, block_rows)
+        normalise = self.selection.normalise
+        keys = column_keys(columns, features, self.seed, prints, block_rows, normalise)
+        return ScorePlan(columns, keys, self.cache / "scores", self.seed, device, target, block_rows, normalise)
 
 
 def _subset_files(recipe: Recipe) -> dict[str, Any]:

@@ -129,6 +129,15 @@ def is_sorted(uids: np.ndarray) -> bool:
     return True
 
 
+def repeats(uids: np.ndarray) -> np.ndarray:
+    """(n,) bool: rows whose uid an earlier row has."""
+    order = np.lexsort((uids["f1"], uids["f0"]))  # stable: of equal ones the first row comes first
+    ordered = uids[order]
+    repeated = np.zeros(len(uids), bool)
+    repeated[order[1:]] = ordered[1:] == ordered[:-1]
+    return repeated
+
+
 def search_uids(ordered: np.ndarray, uids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where ``uids`` (k,), in any order, lie in the sorted ``ordered`` (n,), which may be memory mapped.
 

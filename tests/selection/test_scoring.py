@@ -19,7 +19,7 @@ from selection.config import Selection
 from selection.features import FeatureFile, write_feature_file
 from selection.pool import Pool
 from selection.recipe import Recipe
-from selection.score_files import bad_rows_of
+from selection.score_files import lost_rows_of
 from selection.scoring import ScorePlan, column_keys, write_scores
 from selection.select import Selector
 from selection.subset import Subset
@@ -101,7 +101,7 @@ def test_a_damaged_score_file_is_made_again(files: list[FeatureFile], tmp_path: 
     path = tmp_path / "one" / "0.parquet"
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
-    assert bad_rows_of(path, plan.parent) is None
+    assert lost_rows_of(path, plan.parent) is None
     write_scores(files, plan, tmp_path / "one")
     assert path.read_bytes() == whole
 

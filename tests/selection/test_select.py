@@ -181,6 +181,63 @@ def test_rows_without_usable_features_are_counted_and_never_kept(tmp_path: Path)
     assert report["examples"]["bad_features"][0] == {"shard": "b", "key": "row 3", "detail": "not finite or all zero"}
 
 
+def test_rows_of_another_length_are_warned_of_and_normalised_on_request(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = {3: np.array([0.0, 3, 0, 0]), 9: np.array([0.0, 0, 0, 0.2])}
+    write_metadata(tmp_path / "long" / "m", "a", 1, 50, rows=long)
+    write_metadata(tmp_path / "unit" / "m", "a", 1, 50, rows={row: v / np.linalg.norm(v) for row, v in long.items()})
+    scores = {}
+    for name, normalise in (("long", False), ("long", True), ("unit", False)):
+        caplog.clear()
+        steps = [{"score": "clip_score", "keep": 0.5}, {"method": "vas_d", "keep": 0.2, "steps": 3}]
+        selection = Selection(None, "l14", steps, normalise=normalise)
+        out, machine = tmp_path / name / str(normalise), Machine(accelerator="cpu", devices=1)
+        subset = Subset.load(Selector(selection, Pool(str(tmp_path / name / "m")), out, out, machine=machine).run())
+        column = pq.read_table(out / "selection/scores/a.parquet")["clip_score"].to_numpy()
+        scores[name, normalise] = (column, format_uids(subset.uids))
+        warned = "a.parquet: image features are not of unit length in 2 rows" in caplog.text
+        assert warned == (name == "long" and not normalise)
+    np.testing.assert_allclose(scores["long", True][0], scores["unit", False][0], atol=1e-3)
+    assert scores["long", True][1] == scores["unit", False][1]
+    assert np.abs(scores["long", False][0] - scores["unit", False][0]).max() > 0.1
+
+
+def test_repeated_uids_are_counted_within_a_file_and_warned_of_across(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_metadata(tmp_path / "m", "a", 1, 30)
+    table = pq.read_table(tmp_path / "m" / "a.parquet")
+    uids = table["uid"].to_pylist()
+    uids[20] = uids[4]
+    pq.write_table(table.set_column(0, "uid", pa.array(uids)), tmp_path / "m" / "a.parquet")
+    write_metadata(tmp_path / "m", "b", 30, 30)  # its first uid is the last of a
+    write_metadata(tmp_path / "m", "c", 90, 0)
+    everything = Selection(None, "l14", [{"score": "clip_score", "keep": 1.0}])
+    machine = Machine(accelerator="cpu", devices=1)
+    selector = Selector(everything, Pool(str(tmp_path / "m")), tmp_path / "run", tmp_path / "c", 0, machine, max_loss=1)
+    subset = Subset.load(selector.run())
+    report = read_json(tmp_path / "run" / "selection" / "data_report.json")
+    assert report["lost"] == {"duplicate_uid": 1}
+    assert report["examples"]["duplicate_uid"][0]["key"] == "row 20"
+    assert (len(subset), len(subset.unique)) == (59, 58)
+    assert "1 kept pairs have the uid of another one" in caplog.text
+
+
+def test_a_target_of_another_dimension_is_refused(tmp_path: Path) -> None:
+    write_metadata(tmp_path / "m", "a", 1, 9)
+    np.save(tmp_path / "t.npy", np.ones((5, 3), np.float32))
+    steps: list[dict[str, Any]] = [{"score": "normsim", "target": str(tmp_path / "t.npy"), "keep": 0.5}]
+    machine = Machine(accelerator="cpu", devices=1)
+    selector = Selector(Selection(None, "l14", steps), Pool(str(tmp_path / "m")), tmp_path, tmp_path, machine=machine)
+    with pytest.raises(ClipsiftError, match=r"a\.parquet: normsim: target .*t\.npy has 3 dimensions, features have 4"):
+        selector.run()
+    np.save(tmp_path / "t.npy", np.ones((0, 4), np.float32))
+    selector = Selector(Selection(None, "l14", steps), Pool(str(tmp_path / "m")), tmp_path, tmp_path, machine=machine)
+    with pytest.raises(ClipsiftError, match=r"t\.npy has no features"):
+        selector.run()
+
+
 def damage(kind: str, folder: Path) -> None:
     if kind == "length":
         np.savez(folder / "a.npz", l14_img=np.ones((3, 4), np.float16), l14_txt=np.ones((3, 4), np.float16))
