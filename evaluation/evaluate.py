@@ -115,8 +115,11 @@ def _present_tasks(data: Path) -> list[Task]:
     if not present:
         raise ClipsiftError(f"evaluation data: {data} has no task's folder (such as {TASKS['imagenet1k'].folder})")
     absent = [task.key for task in TASKS.values() if task not in present]
-    if absent:
-        logger.warning("%d of %d tasks have no folder in %s: %s", len(absent), len(TASKS), data, ", ".join(absent))
+    if len(absent) > len(present):
+        there = ", ".join(task.key for task in present)
+        logger.warning("%s has folders of only %d of %d tasks: %s", data, len(present), len(TASKS), there)
+    elif absent:
+        logger.warning("%s has no folders of %d of %d tasks: %s", data, len(absent), len(TASKS), ", ".join(absent))
     return present
 
 
