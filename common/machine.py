@@ -125,7 +125,7 @@ def make_trainer(machine: Machine, **options: Any) -> L.Trainer:
         "accelerator": machine.accelerator,
         "devices": machine.devices,
         "num_nodes": machine.num_nodes,
-        "strategy": machine.strategy,
+        "strategy": "auto" if machine.strategy == "fsdp" else machine.strategy,  # only training splits the model
         "precision": machine.precision,
         "logger": False,
         "enable_checkpointing": False,
@@ -180,6 +180,7 @@ def quiet_libraries() -> None:
         ".*torch.distributed.nn.functional.all_gather is deprecated.*",
         ".*Grad strides do not match bucket view strides.*",
         ".*Total length of `list` across ranks is zero.*",
+        ".*WeightAveraging callback with a model that overrides the configure_model.*",  # it does nothing without FSDP
         ".*LightningCLI's args parameter is intended.*",
     ):
         warnings.filterwarnings("ignore", message)

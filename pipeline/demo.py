@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -16,8 +16,9 @@ from common.machine import Machine, launch
 from common.progress import format_duration, make_console
 from pipeline.compare import build_comparison_page, compare, format_comparison, kind_shares
 from pipeline.demo_data import make_demo_data
-from pipeline.settings import REPOSITORY, RunSettings, parse_run
-from pipeline.stages import open_index, reproduce
+from pipeline.grid import Cell, run_cells
+from pipeline.settings import REPOSITORY
+from pipeline.stages import open_index
 
 logger = logging.getLogger("clipsift")
 
@@ -57,32 +58,27 @@ def run_demo(settings: DemoSettings) -> None:
     start = time.monotonic()
     machine = launch(Machine(accelerator=settings.accelerator, devices=settings.devices))
     out = Path(settings.out).absolute()
-    runs: list[Path] = []
+    cells: list[Cell] = []
     for seed in range(settings.first_seed, settings.first_seed + settings.seeds):
         folder = out / f"seed{seed}"
         if rank() == 0:
             logger.info("drawing pool, trusted pairs and evaluation tasks of seed %d ...", seed)
             make_demo_data(folder / "data", seed, **SIZES[settings.size])
         barrier()
-        for recipe in RECIPES:
-            run = replace(_parse(folder, recipe, seed, settings.size), machine=machine)
-            if rank() == 0:
-                logger.info("== %s, seed %d", recipe, seed)
-                run.save()
-            reproduce(run)
-            runs.append(run.out)
+        cells += [Cell(recipe, seed, _arguments(folder, recipe, seed, settings.size)) for recipe in RECIPES]
+    runs = run_cells(cells, machine)
     if rank() == 0:
         _show(runs, out, settings, time.monotonic() - start)
     barrier()
 
 
-def _parse(folder: Path, recipe: str, seed: int, size: str) -> RunSettings:
+def _arguments(folder: Path, recipe: str, seed: int, size: str) -> list[str]:
+    """Of ``reproduce``: each seed has its own data, so its runs share a cache of their own."""
     data = folder / "data"
     arguments = [f"--config={CONFIGS / 'base.yaml'}", f"--config={CONFIGS / f'{recipe}.yaml'}"]
     arguments += [f"--pool={data / 'pool'}", f"--trusted={data / 'trusted'}", f"--eval={data / 'eval'}"]
     arguments += [f"--truth={data / 'truth.parquet'}", f"--out={folder / recipe}", f"--cache={folder / 'cache'}"]
-    arguments += [f"--seed_everything={seed}", *(SMALL if size == "small" else ())]
-    return parse_run(arguments)
+    return [*arguments, f"--seed_everything={seed}", *(SMALL if size == "small" else ())]
 
 
 def _show(runs: list[Path], out: Path, settings: DemoSettings, seconds: float) -> None:

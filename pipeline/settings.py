@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import jsonargparse
+import lightning as L
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from common.clip import register_model
@@ -15,6 +17,8 @@ from common.errors import ClipsiftError
 from common.files import write_text
 from common.machine import Machine
 from evaluation.tasks import select_tasks
+from pipeline.includes import with_includes
+from pipeline.published import check_row
 from pipeline.validation import Validation
 from selection.config import Selection
 from selection.pool import Pool
@@ -22,6 +26,7 @@ from selection.step import map_paths
 from selection.target import TRUSTED
 from training.data import PoolDataModule
 from training.model import CLIPModule
+from training.online import Online
 
 T = TypeVar("T")
 
@@ -66,15 +71,19 @@ class RunCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--include", type=list[str], default=[], help="Config files that come before this one.")
         parser.add_argument("--name", type=str | None, default=None, help="What the run is called in tables.")
+        parser.add_argument("--published", type=str | None, default=None, help="Row of published.yaml; default: name.")
         parser.add_argument("--pool", type=str, help="Shards, metadata: a folder, glob, brace range or fsspec URL.")
         parser.add_argument("--trusted", type=str | None, default=None, help="Shards of pairs known to be good.")
         parser.add_argument("--eval", type=str | None, default=None, help="Folder of evaluation sets (DataComp's).")
         parser.add_argument("--out", type=str, help="The run directory.")
         parser.add_argument("--cache", type=str | None, default=None, help="Index and features; default OUT/cache.")
         parser.add_argument("--truth", type=str | None, default=None, help="Parquet of uid and kind, for the report.")
+        parser.add_argument("--hub", type=str | None, default=None, help="USER/NAME on the Hub to push the model to.")
         parser.add_argument("--max_loss", type=float, default=0.01, help="Share of samples that may be damaged.")
         parser.add_argument("--selection", type=Selection, default=Selection(), help="Which pairs are kept.")
+        parser.add_argument("--online", type=Online | None, default=None, help="Keep the best of each super-batch.")
         parser.add_argument("--evaluation", type=Evaluation, default=Evaluation(), help="Which tasks, by which rules.")
         parser.add_argument("--validation", type=Validation, default=Validation(), help="Tasks scored during training.")
         parser.add_argument("--checkpoint", type=Checkpoint, default=Checkpoint(), help="How often training saves.")
@@ -105,9 +114,11 @@ class RunSettings:
     out: Path
     cache: Path
     truth: str | None
+    hub: str | None
     max_loss: float
     seed: int
     selection: Selection
+    online: Online | None
     evaluation: Evaluation
     validation: Validation
     checkpoint: Checkpoint
@@ -128,9 +139,10 @@ def parse_run(arguments: list[str], needs_eval: bool = True) -> RunSettings:
         ClipsiftError: one line, for an unknown key, a wrong type, a missing path, a contradiction.
     """
     try:
-        cli = RunCLI(arguments)
+        cli = RunCLI(with_includes(arguments))
         settings = _absolute_paths(cli.config)
         selection = _made(Selection, settings.selection)
+        online = _made(Online, settings.online) if settings.online else None
         validation = _made(Validation, settings.validation)
         evaluation, checkpoint = _made(Evaluation, settings.evaluation), _made(Checkpoint, settings.checkpoint)
     except ClipsiftError:
@@ -151,9 +163,11 @@ def parse_run(arguments: list[str], needs_eval: bool = True) -> RunSettings:
         out=Path(settings.out),
         cache=Path(settings.cache or Path(settings.out) / "cache"),
         truth=settings.truth,
+        hub=settings.hub,
         max_loss=settings.max_loss,
         seed=settings.seed_everything,
         selection=selection,
+        online=online,
         evaluation=evaluation,
         validation=validation,
         checkpoint=checkpoint,
@@ -183,16 +197,34 @@ def one_line(error: BaseException) -> str:
     return " ".join(part.strip() for part in str(error).strip().splitlines() if part.strip())
 
 
+def make_trainer_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The ``trainer`` settings with their ``class_path``s (logger, callbacks, plugins, profiler) as objects.
+
+    Raises:
+        ClipsiftError: for one that cannot be made, such as a logger whose library is not installed.
+    """
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_lightning_class_args(L.Trainer, "trainer")
+    try:
+        made = parser.instantiate_classes(parser.parse_object({"trainer": options})).trainer
+    except Exception as error:  # a class of anybody's
+        raise ClipsiftError(f"trainer: {one_line(error)}") from error
+    return {key: made[key] for key in options}
+
+
 def _check(run: RunSettings, needs_eval: bool) -> None:
     """Everything that can be found out without loading data or weights."""
     for key in _LENGTHS:
         if run.trainer.get(key) not in (None, -1):
             raise ClipsiftError(f"trainer.{key}: the length of a run is data.samples_seen; leave it out")
         run.trainer.pop(key, None)
+    check_row(run.cli.config.published)
     if not 0 <= run.max_loss <= 1:
         raise ClipsiftError(f"max_loss is a share in [0, 1], got {run.max_loss}")
     if run.cli.config.pool is None or run.cli.config.out is None:
         raise ClipsiftError(f"--{'pool' if run.pool is None else 'out'} is missing")
+    if run.hub is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", run.hub):
+        raise ClipsiftError(f"hub: {run.hub} is no USER/NAME")
     Pool(run.pool)
     if run.trusted:
         Pool(run.trusted)
@@ -202,15 +234,17 @@ def _check(run: RunSettings, needs_eval: bool) -> None:
         raise ClipsiftError(f"eval: {run.eval} does not exist" if run.eval else "--eval is missing")
     PoolDataModule(**run.data)  # checks its numbers
     select_tasks(run.evaluation.tasks or ["*"])
-    run.validation.chosen(run.eval)
-    for step in run.selection.check(run.trusted).steps:
+    if run.validation.chosen(run.eval) and run.machine.strategy == "fsdp":
+        raise ClipsiftError("validation.tasks: cannot be scored on a model that trainer.strategy fsdp has split")
+    steps = run.selection.check(run.trusted).steps
+    for step in [*steps, *(run.online.check(run.trusted) if run.online else ())]:
         for target in step.targets:
             if target != TRUSTED and not Path(target).exists():
                 raise ClipsiftError(f"selection: the target {target} of {step.name} does not exist")
     register_model(run.model["model"])
-    teacher = run.selection.teacher
-    if teacher and not Path(teacher.model).is_dir():
-        register_model(teacher.model)
+    for part in (run.selection, run.online):
+        if part and part.teacher and not Path(part.teacher.model).is_dir():
+            register_model(part.teacher.model)
 
 
 def _absolute_paths(config: jsonargparse.Namespace) -> jsonargparse.Namespace:
@@ -218,13 +252,15 @@ def _absolute_paths(config: jsonargparse.Namespace) -> jsonargparse.Namespace:
     for key in ("pool", "trusted", "eval", "out", "cache", "truth", "model.model", "data.subset", "selection.within"):
         if config.get(key):
             config[key] = _absolute(config[key], must_exist=key not in ("out", "cache"))
-    if teacher := config.selection.teacher:
-        teacher.model = _absolute(teacher.model)
-        teacher.pretrained = teacher.pretrained and _absolute(teacher.pretrained)
+    for part in (config.selection, config.online):
+        if part and (teacher := part.teacher):
+            teacher.model = _absolute(teacher.model)
+            teacher.pretrained = teacher.pretrained and _absolute(teacher.pretrained)
     for key in ("union", "intersect", "subtract"):
         config.selection[key] = [_absolute(path) for path in config.selection[key]]
-    for step in config.selection.steps:
+    for step in [*config.selection.steps, *(config.online.steps if config.online else ())]:
         map_paths(step, _absolute)
+    config.include = []  # their keys are in config now
     return config
 
 

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+import lightning as L
 
 from common.clip import LoadedCLIP, load_clip
-from common.distributed import barrier, rank
+from common.distributed import barrier, broadcast_object, rank
+from common.errors import ClipsiftError
 from common.files import read_json
-from common.machine import Machine
+from common.machine import Machine, device_of
 from common.progress import make_console
 from evaluation import evaluate
 from evaluation.table import format_table
 from pipeline.report import build_report
-from pipeline.settings import Evaluation, RunSettings
+from pipeline.settings import Evaluation, RunSettings, make_trainer_options
 from pipeline.validation import Validate
+from selection.config import Teacher
 from selection.index import PoolIndex
 from selection.pool import Pool
 from selection.select import Selector
+from selection.target import load_target
 from training.data import PoolDataModule
-from training.fit import fit
+from training.fit import fit, listed
 from training.model import CLIPModule
+from training.online import OnlineSelection
+from training.push import push_model
 from training.teacher import train_teacher
 
 logger = logging.getLogger("clipsift")
@@ -29,17 +39,7 @@ logger = logging.getLogger("clipsift")
 def run_select(run: RunSettings) -> Path:
     """Train the teacher if it is to be trained in place, embed, score, keep; the subset file."""
 
-    def teacher() -> LoadedCLIP:
-        settings = run.selection.teacher
-        assert settings is not None
-        if settings.train is None:
-            return load_clip(settings.model, settings.pretrained)
-        assert run.trusted is not None
-        workers = run.selection.embedding.workers
-        steps = run.checkpoint.steps
-        folder = train_teacher(settings, run.trusted, run.cache, run.seed, run.machine, workers, run.max_loss, steps)
-        return load_clip(str(folder), None)
-
+    teacher = run.selection.teacher
     selector = Selector(
         selection=run.selection,
         pool=Pool(run.pool),
@@ -47,7 +47,7 @@ def run_select(run: RunSettings) -> Path:
         cache=run.cache,
         seed=run.seed,
         machine=run.machine,
-        teacher=teacher if run.selection.teacher else None,
+        teacher=partial(_load_teacher, run, teacher) if teacher else None,
         trusted=run.trusted,
         max_loss=run.max_loss,
     )
@@ -57,18 +57,64 @@ def run_select(run: RunSettings) -> Path:
     return subset
 
 
-def run_fit(run: RunSettings) -> Path:
-    """Train on the selected pairs, filtering the shards on the fly; the folder of the trained model."""
+def _load_teacher(run: RunSettings, teacher: Teacher) -> LoadedCLIP:
+    """The teacher, loaded or trained in place."""
+    if teacher.train is None:
+        return load_clip(teacher.model, teacher.pretrained)
+    assert run.trusted is not None
+    workers, steps = run.selection.embedding.workers, run.checkpoint.steps
+    folder = train_teacher(teacher, run.trusted, run.cache, run.seed, run.machine, workers, run.max_loss, steps)
+    return load_clip(str(folder), None)
+
+
+def _online(run: RunSettings) -> OnlineSelection | None:
+    """The selection during training, if there is to be one, with its teacher."""
+    if run.online is None:
+        return None
+    steps, clip, device = run.online.check(run.trusted), _load_teacher(run, run.online.teacher), device_of(run.machine)
+    names = sorted({target for step in steps for target in step.targets})
+    targets = {name: load_target(name, clip, None, run.cache, device, run.trusted).to(device) for name in names}
+    model, global_batch = run.model["model"], int(run.data["global_batch"])
+    return OnlineSelection(run.online, steps, clip, targets.__getitem__, model, global_batch, run.seed)
+
+
+def run_fit(run: RunSettings, callbacks: Sequence[L.Callback] = ()) -> Path:
+    """Train on the selected pairs, filtering the shards on the fly; the folder of the trained model.
+
+    ``callbacks`` join those of the settings.
+    """
     module = CLIPModule(**run.model)
     data = PoolDataModule(**run.data | {"cache": str(run.cache)})
     data.obtain = lambda: run_select(run)
     steps, minutes = run.checkpoint.steps, run.checkpoint.minutes
-    options = run.trainer | {"callbacks": [*run.trainer.get("callbacks", ()), *_validation(run)]}
+    options = make_trainer_options(run.trainer)
+    options["callbacks"] = [*listed(options.get("callbacks")), *callbacks, *_validation(run)]
     folder = fit(
-        module, data, run.out, run.machine, checkpoint_steps=steps, checkpoint_minutes=minutes, options=options
+        module,
+        data,
+        run.out,
+        run.machine,
+        checkpoint_steps=steps,
+        checkpoint_minutes=minutes,
+        options=options,
+        online=_online(run),
     )
+    if run.hub:
+        _push(folder, run.hub)
     barrier()
     return folder
+
+
+def _push(folder: Path, repository: str) -> None:
+    """Push on rank 0; a failure ends every rank with the same message."""
+    error = None
+    if rank() == 0:
+        try:
+            logger.info("hub: %s", push_model(folder, repository))
+        except ClipsiftError as problem:
+            error = str(problem)
+    if error := broadcast_object(error):
+        raise ClipsiftError(error)
 
 
 def _validation(run: RunSettings) -> list[Validate]:
@@ -96,12 +142,12 @@ def run_evaluate(clip: LoadedCLIP, data: str, out: Path, settings: Evaluation, m
     barrier()
 
 
-def run_report(out: Path, pool: str | None, cache: Path | None, truth: str | None) -> Path:
-    """Write the run's page; with pictures when the pool's shards are at hand."""
+def run_report(out: Path, pool: str | None, cache: Path | None, truth: str | None, **how: Any) -> Path:
+    """Write the run's page; with pictures when the pool's shards are at hand. ``how``: of :func:`build_report`."""
     page = out / "report" / "index.html"
     index = open_index(pool, cache)
     if rank() == 0:
-        page = build_report(out, index=index, truth=Path(truth) if truth else None)
+        page = build_report(out, index=index, truth=Path(truth) if truth else None, **how)
     barrier()
     return page
 

@@ -74,7 +74,7 @@ class Validate(L.Callback):
         step = batch_idx + 1
         if step % self.every_steps:
             return
-        model: Any = pl_module.clip
+        model: Any = pl_module.result
         clip = LoadedCLIP(model, evaluation_transform(model), get_tokenizer(pl_module.hparams["model"]), "in training")
         with _set_aside(model):
             results, failures = evaluate_in_place(clip, self.data, self.tasks, **self.how)

@@ -19,7 +19,11 @@ from evaluation.download import download
 from pipeline import demo, stages
 from pipeline.arguments import existing_file, parse_settings, say
 from pipeline.compare import FORMATS, compare, format_comparison
+from pipeline.doctor import run_doctor
+from pipeline.grid import is_grid, run_grid
+from pipeline.report.page import QUANTILES
 from pipeline.settings import Evaluation, RunSettings, parse_run
+from pipeline.starts import begin
 from pipeline.tools import TOOLS
 from selection.embed import embed
 from selection.index import PoolIndex
@@ -64,27 +68,30 @@ def _end_all(status: int) -> int:
     return status
 
 
-def _start(arguments: list[str], needs_eval: bool) -> RunSettings:
-    """Settings, checked, on the processes they ask for; the resolved config saved."""
+def _start(verb: str, arguments: list[str], needs_eval: bool) -> RunSettings:
+    """Settings, checked, on the processes they ask for; the resolved config saved, the start noted."""
     run = parse_run(arguments, needs_eval)
     run = replace(run, machine=launch(run.machine))
     PoolDataModule(**run.data).check_world(world_size())
     if rank() == 0:
-        run.save()
+        begin(run, verb, arguments)
     return run
 
 
 def _reproduce(arguments: list[str]) -> None:
-    page = stages.reproduce(_start(arguments, needs_eval=True))
+    if is_grid(arguments):
+        return say(f"comparison: {run_grid(arguments)}")
+    page = stages.reproduce(_start("reproduce", arguments, needs_eval=True))
     say(f"report: {page}")
 
 
 def _select(arguments: list[str]) -> None:
-    stages.run_select(_start(arguments, needs_eval=False))
+    stages.run_select(_start("select", arguments, needs_eval=False))
 
 
 def _fit(arguments: list[str]) -> None:
-    say(f"model: {stages.run_fit(_start(arguments, needs_eval=False))}")
+    model = stages.run_fit(_start("fit", arguments, needs_eval=False))
+    say(f"model: {model}")
 
 
 @dataclass
@@ -136,23 +143,30 @@ def _evaluate(arguments: list[str]) -> None:
 
 @dataclass
 class _ReportSettings:
-    """Which run; the rest is taken from its config.yaml unless given."""
+    """Which run; the rest is taken from its config.yaml unless given.
+
+    ``baseline`` is a run to show beside it; ``quantiles`` of each score, in [0, 1], whose pairs are shown.
+    """
 
     run: str
     truth: str | None = None
+    baseline: str | None = None
+    quantiles: list[float] = field(default_factory=lambda: list(QUANTILES))
 
 
 def _report(arguments: list[str]) -> None:
     settings = parse_settings(_ReportSettings, arguments, positional="run")
     run = parse_run(["--config", str(existing_file(Path(settings.run) / "config.yaml"))], needs_eval=False)
-    say(f"report: {stages.run_report(Path(settings.run), run.pool, run.cache, settings.truth or run.truth)}")
+    how = {"baseline": Path(settings.baseline) if settings.baseline else None, "quantiles": settings.quantiles}
+    say(f"report: {stages.run_report(Path(settings.run), run.pool, run.cache, settings.truth or run.truth, **how)}")
 
 
 @dataclass
 class _CompareSettings:
-    """Which runs, and how to print them."""
+    """Which runs, against which recipe (by default the one that keeps most), and how to print them."""
 
     runs: list[str]
+    baseline: str | None = None
     format: Literal["table", "markdown", "csv", "latex"] = "table"
 
 
@@ -163,7 +177,7 @@ def _compare(arguments: list[str]) -> None:
         raise ClipsiftError("compare: give the run directories first: clipsift compare RUN_DIR ... [--format FORMAT]")
     settings = parse_settings(_CompareSettings, [f"--runs={runs}", *rest])
     assert set(FORMATS) == {"table", "markdown", "csv", "latex"}
-    print(format_comparison(compare([Path(run) for run in settings.runs]), settings.format))
+    print(format_comparison(compare([Path(run) for run in settings.runs], settings.baseline), settings.format))
 
 
 @dataclass
@@ -199,6 +213,11 @@ def _embed(arguments: list[str]) -> None:
     say(f"metadata: {len(files)} files in {out / 'metadata'}")
 
 
+def _doctor(arguments: list[str]) -> None:
+    if not run_doctor(arguments):
+        raise SystemExit(1)
+
+
 def _demo(arguments: list[str]) -> None:
     demo.run_demo(parse_settings(demo.DemoSettings, arguments))
 
@@ -211,6 +230,7 @@ _VERBS: dict[str, Callable[[list[str]], None]] = {
     "report": _report,
     "compare": _compare,
     "embed": _embed,
+    "doctor": _doctor,
     "demo": _demo,
     **TOOLS,
 }

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import queue
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,11 +25,13 @@ from common.errors import ClipsiftError
 from common.files import array_fingerprint, atomic_path, fingerprint, read_json, write_json
 from common.progress import Progress
 from selection.pool import Pool, Shard
+from selection.remote import ShardCache, Stamp, is_remote, patiently, read_range, stamp
 from selection.subset import Subset
 from selection.tarscan import ROW_DTYPE, scan_tar
 from selection.uids import format_uids, sort_key
 
 _OPEN_FILES = 64  # shards kept open per process
+SHARD_CACHE_GB = 100.0  # of remote shards kept on this machine
 _JOIN_GAP = 1 << 14  # an image and a caption closer than this are read in one go
 _CHUNK = 1 << 20  # rows looked up at a time
 
@@ -44,28 +51,45 @@ class PoolIndex:
     """Random access to the whole samples of a pool, in pool order (shard order, then tar order).
 
     Make one with :meth:`build`. It may be sent to other processes: each opens its own files.
+
+    Attributes:
+        by_ranges: read the samples of remote shards one by one, with a request each, instead of fetching whole shards
+            into the cache. For few samples, or an order that jumps about.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Open a finished index; ``report`` holds what was lost while it was built."""
+    def __init__(self, folder: Path, cache: ShardCache | None = None) -> None:
+        """Open a finished index; ``report`` holds what was lost while it was built, ``cache`` its remote shards."""
         about = read_json(folder / "index.json")
         self._folder = folder
         self.shards = [Shard(url, name) for url, name in about["shards"]]
-        self._stamps: list[list[int | str]] = about["stamps"]
-        self._starts: list[int] = about["starts"]
+        self.sizes: list[int] = about["sizes"]  # bytes of each shard
+        self._stamps: list[Stamp] = about["stamps"]
+        self.starts: list[int] = about["starts"]  # first row of each shard, and the end
         self.fingerprint: str = about["fingerprint"]
         self.report = DataReport.from_dict(about["report"])
         self.rows: np.memmap = np.load(folder / "rows.npy", mmap_mode="r", allow_pickle=False)
         self._table = open(folder / "rows.npy", "rb", buffering=0)  # noqa: SIM115 - lives as long as the index
-        self._files: OrderedDict[int, Any] = OrderedDict()
+        self._files: OrderedDict[int, IO[bytes]] = OrderedDict()
+        self.cache = cache or ShardCache(folder.parents[1] / "shards", int(SHARD_CACHE_GB * 1e9))
+        self._ahead: queue.SimpleQueue[int] | None = None
+        self._checked: set[int] = set()
+        self.by_ranges = False
 
     @classmethod
-    def build(cls, pool: Pool, cache: str | Path, workers: int = 0, max_loss: float = 1.0) -> PoolIndex:
+    def build(
+        cls,
+        pool: Pool,
+        cache: str | Path,
+        workers: int = 0,
+        max_loss: float = 1.0,
+        shard_cache_gb: float = SHARD_CACHE_GB,
+    ) -> PoolIndex:
         """Index ``pool`` under ``cache``, or open the index that is there.
 
         Shards are scanned in parallel (over ranks, and ``workers`` processes in each); each finished shard is kept,
         so an interrupted build goes on where it was. A shard whose size or time of change is not the recorded one is
-        scanned again.
+        scanned again. Remote shards are fetched for it, into ``<cache>/shards``, which never holds more than
+        ``shard_cache_gb`` gigabytes.
 
         Raises:
             ClipsiftError: when more than ``max_loss`` of the samples cannot be used, or none can.
@@ -73,16 +97,18 @@ class PoolIndex:
         if not pool.shards:
             raise ClipsiftError(f"pool: {pool.location} has metadata only; this step needs its .tar shards")
         folder = Path(cache) / "index"
-        stamps = [_stamp(shard) for shard in pool.shards]
+        shard_cache = ShardCache(Path(cache) / "shards", int(shard_cache_gb * 1e9))
+        with ThreadPoolExecutor(16) as threads:  # a request each, where shards are remote
+            stamps = list(threads.map(lambda shard: stamp(shard.url), pool.shards))
         identity = fingerprint([[shard.url, shard.name, stamp] for shard, stamp in zip(pool.shards, stamps)])
         target = folder / identity
         if not (target / "index.json").is_file():
-            _scan_shards(pool, stamps, folder, workers)
+            _scan_shards(pool, stamps, folder, workers, shard_cache)
             barrier()
             if rank() == 0:
                 _merge(pool, stamps, folder, target)
             barrier()
-        index = cls(target)
+        index = cls(target, shard_cache)
         index.report.check(max_loss)
         if not len(index):
             raise ClipsiftError(f"pool: {pool.location} has no usable sample ({dict(index.report.lost)})")
@@ -105,7 +131,7 @@ class PoolIndex:
 
     def shard_rows(self, shard: int) -> range:
         """The rows of one shard."""
-        return range(self._starts[shard], self._starts[shard + 1])
+        return range(self.starts[shard], self.starts[shard + 1])
 
     def rows_of(self, subset: Subset) -> np.ndarray:
         """(m,) int64 rows of the subset's samples that are in the pool, in pool order, repeated by multiplicity."""
@@ -157,118 +183,169 @@ class PoolIndex:
             caption=text.decode("utf-8", errors="replace").strip(),
         )
 
-    def _bytes(self, shard: int, offset: int, size: int) -> bytes:
-        try:
-            handle = self._open(shard)
-            data = os.pread(handle.fileno(), size, offset) if handle is not None else self._remote(shard, offset, size)
-        except OSError as error:
-            raise ClipsiftError(f"{self.shards[shard].url}: cannot be read any more ({error})") from error
-        if len(data) != size:
-            raise ClipsiftError(
-                f"{self.shards[shard].url}: ends before byte {offset + size}; it changed since indexing"
-            )
-        return data
+    @property
+    def is_streamed(self) -> bool:
+        """Whether shards are fetched whole from elsewhere."""
+        return not self.by_ranges and any(is_remote(shard.url) for shard in self.shards)
 
-    def _open(self, shard: int) -> IO[bytes] | None:
-        """The open local file of a shard, or None when the shard is remote."""
-        if shard in self._files:
-            self._files.move_to_end(shard)
-            return self._files[shard]
+    def fetch_ahead(self, rows: Iterable[int]) -> None:
+        """Have the shards of these rows fetched, one after the other, while this process does other things."""
+        if self._ahead is None:
+            self._ahead = queue.SimpleQueue()
+            threading.Thread(target=self._fetch_queue, args=(self._ahead,), daemon=True).start()
+        for entry in self.entries(rows):
+            self._ahead.put(int(entry["shard"]))
+
+    def _fetch_queue(self, wanted: queue.SimpleQueue[int]) -> None:
+        while True:
+            shard = wanted.get()
+            with suppress(ClipsiftError):  # whoever reads the shard will meet the same error
+                self.open_shard(shard).close()
+
+    def open_shard(self, shard: int) -> IO[bytes]:
+        """A shard as a local file, fetched if it is remote; the caller closes it.
+
+        Raises:
+            ClipsiftError: when it is gone or is not the one that was indexed.
+        """
         url = self.shards[shard].url
-        handle = None if "://" in url else open(url, "rb")  # noqa: SIM115 - closed when it leaves the cache
-        if handle is not None and not self._is_unchanged(shard, handle):
+        if is_remote(url):
+            handle = self.cache.open(url, self._stamps[shard])
+            same = os.fstat(handle.fileno()).st_size == self.sizes[shard]
+        else:
+            try:
+                handle = open(url, "rb")  # noqa: SIM115 - the caller's
+            except OSError as error:
+                raise ClipsiftError(f"{url}: cannot be read any more ({error})") from error
+            now = os.fstat(handle.fileno())
+            same = [now.st_size, str(now.st_mtime)] == self._stamps[shard]
+        if not same:
             handle.close()
             raise ClipsiftError(
                 f"{url}: has another size or time of change than when it was indexed; start again to index it anew"
             )
-        self._files[shard] = handle
-        if len(self._files) > _OPEN_FILES:
-            _, oldest = self._files.popitem(last=False)
-            if oldest is not None:
-                oldest.close()
         return handle
 
-    def _is_unchanged(self, shard: int, handle: IO[bytes]) -> bool:
-        now = os.fstat(handle.fileno())
-        return [now.st_size, str(now.st_mtime)] == self._stamps[shard]
+    def _bytes(self, shard: int, offset: int, size: int) -> bytes:
+        url = self.shards[shard].url
+        if not is_remote(url):
+            data = self._pread(self._kept_open(shard), url, offset, size)
+        elif self.by_ranges:
+            data = self._request(shard, offset, size)
+        else:  # not kept open: a file that the cache has deleted must not go on taking room
+            with self.open_shard(shard) as handle:
+                data = self._pread(handle, url, offset, size)
+        if len(data) != size:
+            raise ClipsiftError(f"{url}: ends before byte {offset + size}; it changed since indexing")
+        return data
 
-    def _remote(self, shard: int, offset: int, size: int) -> bytes:
-        fs, path = fsspec.core.url_to_fs(self.shards[shard].url)
-        return fs.cat_file(path, start=offset, end=offset + size)
+    @staticmethod
+    def _pread(handle: IO[bytes], url: str, offset: int, size: int) -> bytes:
+        try:
+            return os.pread(handle.fileno(), size, offset)
+        except OSError as error:
+            raise ClipsiftError(f"{url}: cannot be read any more ({error})") from error
+
+    def _request(self, shard: int, offset: int, size: int) -> bytes:
+        url = self.shards[shard].url
+        if shard not in self._checked:
+            if stamp(url) != self._stamps[shard]:
+                raise ClipsiftError(f"{url}: has changed since it was indexed; start again to index it anew")
+            self._checked.add(shard)
+        data = patiently(partial(read_range, url, offset, offset + size, self.sizes[shard]), url)
+        return data if len(data) == size else data[offset : offset + size]
+
+    def _kept_open(self, shard: int) -> IO[bytes]:
+        """The open local file of a shard."""
+        if shard in self._files:
+            self._files.move_to_end(shard)
+            return self._files[shard]
+        self._files[shard] = self.open_shard(shard)
+        if len(self._files) > _OPEN_FILES:
+            self._files.popitem(last=False)[1].close()
+        return self._files[shard]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_folder": self._folder}
+        return {"folder": self._folder, "cache": self.cache, "by_ranges": self.by_ranges}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["_folder"])  # type: ignore[misc]
-
-
-def _stamp(shard: Shard) -> list[int | str]:
-    """What changes when a shard does: its size and, where the file system tells, its time of change."""
-    fs, path = fsspec.core.url_to_fs(shard.url)
-    try:
-        info = fs.info(path)
-    except (OSError, FileNotFoundError) as error:
-        raise ClipsiftError(f"{shard.url}: cannot be opened ({error})") from error
-    return [int(info["size"]), str(info.get("mtime") or info.get("LastModified") or info.get("ETag") or "")]
+        self.__init__(state["folder"], state["cache"])  # type: ignore[misc]
+        self.by_ranges = state["by_ranges"]
 
 
 class _ShardScans(torch.utils.data.Dataset):
-    """Scans one shard per item and writes its part; a DataLoader runs it in several processes."""
+    """Scans one shard per item and writes its part; a DataLoader runs it in several processes.
 
-    def __init__(self, work: list[tuple[Shard, list[int | str], Path]]) -> None:
-        self.work = work
+    An item is (samples found, samples lost, what was wrong with the shard as a whole).
+    """
+
+    def __init__(self, work: list[tuple[Shard, Stamp]], folder: Path, cache: ShardCache) -> None:
+        self.work, self.folder, self.cache = work, folder, cache
 
     def __len__(self) -> int:
         return len(self.work)
 
-    def __getitem__(self, item: int) -> tuple[int, int]:
-        shard, stamp, folder = self.work[item]
-        with fsspec.open(shard.url, "rb") as handle:
-            rows, report = scan_tar(handle, int(stamp[0]), shard, _expected(shard))
-        with atomic_path(folder / f"{shard.name}.npy") as temporary, open(temporary, "wb") as out:
+    def __getitem__(self, item: int) -> tuple[int, int, str]:
+        shard, known = self.work[item]
+        try:
+            handle = self.cache.open(shard.url, known) if is_remote(shard.url) else open(shard.url, "rb")  # noqa: SIM115
+        except (ClipsiftError, OSError) as error:
+            return 0, 0, str(error) if isinstance(error, ClipsiftError) else f"{shard.url}: cannot be opened ({error})"
+        with handle:
+            size = os.fstat(handle.fileno()).st_size
+            rows, report = scan_tar(handle, size, shard, _expected(shard))
+        with atomic_path(self.folder / f"{shard.name}.npy") as temporary, open(temporary, "wb") as out:
             np.save(out, rows, allow_pickle=False)
-        write_json(folder / f"{shard.name}.json", {"stamp": stamp, "report": report.as_dict()})
-        return len(rows), report.num_lost
+        about = {"stamp": known, "size": size, "report": report.as_dict()}
+        write_json(self.folder / f"{shard.name}.json", about)
+        return len(rows), report.num_lost, ""
 
 
 def _expected(shard: Shard) -> int | None:
     """How many samples img2dataset wrote into the shard, from the stats file beside it."""
+    if not shard.url.endswith(".tar"):  # a command
+        return None
     fs, path = fsspec.core.url_to_fs(shard.url.removesuffix(".tar") + "_stats.json")
     try:
-        return int(json.loads(fs.cat_file(path))["successes"])
-    except (OSError, ValueError, KeyError, TypeError):
+        text = patiently(lambda: fs.cat_file(path), path) if is_remote(shard.url) else fs.cat_file(path)
+        return int(json.loads(text)["successes"])
+    except (ClipsiftError, OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _scan_shards(pool: Pool, stamps: list[list[int | str]], folder: Path, workers: int) -> None:
+def _scan_shards(pool: Pool, stamps: list[Stamp], folder: Path, workers: int, cache: ShardCache) -> None:
     parts = folder / "parts"
     mine = list(zip(pool.shards, stamps))[rank() :: world_size()]
-    work = [(shard, stamp, parts) for shard, stamp in mine if not _part_is_current(parts, shard, stamp)]
-    loader = torch.utils.data.DataLoader(_ShardScans(work), batch_size=None, num_workers=min(workers, len(work)))
+    work = [(shard, known) for shard, known in mine if not _part_is_current(parts, shard, known)]
+    scans = _ShardScans(work, parts, cache)
+    loader = torch.utils.data.DataLoader(scans, batch_size=None, num_workers=min(workers, len(work)))
     with Progress("index", len(mine), "shards") as progress:
         progress.resume(len(mine) - len(work))
         samples = lost = 0
-        for found, missed in loader:
+        for found, missed, error in loader:
+            if error:
+                raise ClipsiftError(error)
             samples += int(found)
             lost += int(missed)
             notes = {"skipped": f"{lost:,}"} if lost else {}
             progress.advance(1, samples=f"{samples:,}", **notes)
 
 
-def _part_is_current(parts: Path, shard: Shard, stamp: list[int | str]) -> bool:
+def _part_is_current(parts: Path, shard: Shard, known: Stamp) -> bool:
     about = parts / f"{shard.name}.json"
-    return about.is_file() and (parts / f"{shard.name}.npy").is_file() and read_json(about)["stamp"] == stamp
+    return about.is_file() and (parts / f"{shard.name}.npy").is_file() and read_json(about)["stamp"] == known
 
 
-def _merge(pool: Pool, stamps: list[list[int | str]], folder: Path, target: Path) -> None:
+def _merge(pool: Pool, stamps: list[Stamp], folder: Path, target: Path) -> None:
     """Join the parts, drop uids that came before, and write the index; ``index.json`` comes last."""
-    report, tables = DataReport(), []
+    report, tables, sizes = DataReport(), [], []
     for number, shard in enumerate(pool.shards):
         table = np.load(folder / "parts" / f"{shard.name}.npy", allow_pickle=False)
         table["shard"] = number
         tables.append(table)
-        report.merge(read_json(folder / "parts" / f"{shard.name}.json")["report"])
+        about = read_json(folder / "parts" / f"{shard.name}.json")
+        sizes.append(about["size"])
+        report.merge(about["report"])
     rows = np.concatenate(tables) if tables else np.zeros(0, ROW_DTYPE)
     _, first = np.unique(sort_key(rows["uid"]), return_index=True)
     repeated = np.ones(len(rows), bool)
@@ -281,6 +358,7 @@ def _merge(pool: Pool, stamps: list[list[int | str]], folder: Path, target: Path
     about = {
         "shards": [[shard.url, shard.name] for shard in pool.shards],
         "stamps": stamps,
+        "sizes": sizes,
         "starts": np.searchsorted(rows["shard"], np.arange(len(pool.shards) + 1)).tolist(),
         "fingerprint": array_fingerprint(rows["uid"], rows["image_size"], rows["text_size"]),
         "report": report.as_dict(),

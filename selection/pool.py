@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -9,6 +10,7 @@ import fsspec
 from braceexpand import braceexpand
 
 from common.errors import ClipsiftError
+from common.files import fingerprint
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Pool:
 
     ``location`` is one of: a DataComp download (``shards/`` and ``metadata/``), a folder of tars, a folder of metadata
     alone (parquet and npz, no tars), a glob, a brace range (``/data/{00000000..00000127}.tar``), any of them behind an
-    fsspec address (``s3://bucket/pool``), or several joined by ``::``.
+    fsspec address (``s3://bucket/pool``), commands that print a tar (``pipe:ssh host cat {000..127}.tar``), or
+    several of these joined by ``::``.
 
     Raises:
         ClipsiftError: when there is nothing there, or two shards would have one name.
@@ -58,6 +61,8 @@ def stem(path: str) -> str:
 
 
 def _discover(location: str) -> tuple[list[Shard], list[str]]:
+    if location.startswith("pipe:"):
+        return [Shard(command, _name_of_command(command)) for command in braceexpand(location)], []
     if "{" in location or "*" in location or location.endswith(".tar"):
         return _from_pattern(location), []
     fs, root = fsspec.core.url_to_fs(location)
@@ -77,10 +82,16 @@ def _from_pattern(pattern: str) -> list[Shard]:
     for path in braceexpand(pattern):
         fs, local = fsspec.core.url_to_fs(path)
         found = sorted(fs.glob(local)) if "*" in local else [local]
-        if not found or not fs.exists(found[0]):
+        if not found or ("://" not in path and not fs.exists(found[0])):  # one that is remote will be asked for anyway
             raise ClipsiftError(f"pool: {path} does not exist")
         shards += [Shard(_url(fs, tar), stem(tar)) for tar in found]
     return shards
+
+
+def _name_of_command(command: str) -> str:
+    """The stem of the last tar that a command names, else a hash of it."""
+    tars = re.findall(r"([^\s/'\"]+)\.tar\b", command)
+    return tars[-1] if tars else fingerprint(command)
 
 
 def _url(fs: fsspec.AbstractFileSystem, path: str) -> str:

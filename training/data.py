@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import lightning as L
+import numpy as np
 
 from common.clip import get_tokenizer, model_config
 from common.data_report import DataReport
@@ -15,14 +17,17 @@ from common.distributed import rank, world_size
 from common.errors import ClipsiftError
 from common.files import array_fingerprint, read_json
 from common.images import MAX_PIXELS
-from selection.index import PoolIndex
-from selection.pool import Pool
+from selection.index import SHARD_CACHE_GB, PoolIndex
+from selection.pool import Pool, Shard
 from selection.subset import Subset
-from training.loader import GlobalBatchLoader, SampleOrder, StepDataset
+from training.loader import GlobalBatchLoader, StepDataset
 from training.order import Sampling
-from training.transform import TrainTransform
+from training.sample_order import SampleOrder
+from training.transform import Decode, TrainTransform
 
 logger = logging.getLogger("clipsift")
+
+REMOTE_WINDOW = 16  # shards
 
 
 class PoolDataModule(L.LightningDataModule):
@@ -37,14 +42,26 @@ class PoolDataModule(L.LightningDataModule):
         global_batch: samples per step over all ranks, which must divide it.
         workers: DataLoader workers of each rank; 0 reads in the main process.
         sampling: ``shuffled`` (every kept sample once per pass) or ``resampled`` (with replacement).
+        weights: for ``resampled``: how much more often than others the samples of some shards are drawn, by patterns of
+            shard names or addresses (``{"dfn-*": 2.0}``). The first pattern that fits counts; other shards have 1.
+        shuffle_window: shards that are read at a time, whose samples are shuffled among themselves
+            (:class:`training.sample_order.SampleOrder`); 0 shuffles over the whole subset. By default 0 for local pools
+            and 16 for remote ones, whose shards are then fetched whole, one window ahead; with 0, each sample of a
+            remote pool is a request of its own.
+        shard_cache_gb: gigabytes of remote shards that are kept on this machine, under ``cache``.
         seed: of order and crops.
         max_loss: share of samples that may be lost to damage, in [0, 1]; above it the run stops.
+        decode: ``fast``, or ``exact`` for open_clip's pixels to the last bit (:mod:`training.transform`).
         max_pixels: an image with more is not decoded.
         cache: where the pool's index lies; default ``<out>/cache``.
         subset: a subset file; without it the run's own selection is used (``<out>/selection/subset.npy``), and made by
             ``obtain`` if it does not exist.
+        stall_seconds: when no batch has come for so long, a line says which rank, worker and shard is waited for
+            (:mod:`training.stall`); 0: never.
 
     Attributes:
+        num_drawn: samples read per step; more than ``global_batch`` when the best of them are chosen while training
+            (:mod:`training.online`).
         obtain: makes (or finds) the run's selection, over all ranks, and returns the subset file; None: it must exist.
     """
 
@@ -59,17 +76,25 @@ class PoolDataModule(L.LightningDataModule):
         sampling: Sampling = "shuffled",
         seed: int = 0,
         max_loss: float = 0.01,
+        decode: Decode = "fast",
         max_pixels: int = MAX_PIXELS,
         cache: str | None = None,
         subset: str | None = None,
+        stall_seconds: float = 120.0,
+        weights: dict[str, float] | None = None,
+        shuffle_window: int | None = None,
+        shard_cache_gb: float = SHARD_CACHE_GB,
     ) -> None:
         super().__init__()
         self.pool, self.out, self.model = pool, out, model
         self.samples_seen, self.global_batch, self.workers = samples_seen, global_batch, workers
         self.sampling: Sampling = sampling
+        self.decode: Decode = decode
         self.seed, self.max_loss, self.max_pixels = seed, max_loss, max_pixels
         self.cache = cache or str(Path(out) / "cache")
-        self.subset = subset
+        self.subset, self.stall_seconds = subset, stall_seconds
+        self.weights, self.shuffle_window, self.shard_cache_gb = weights, shuffle_window, shard_cache_gb
+        self.num_drawn = global_batch
         self.obtain: Callable[[], Path] | None = None
         self.index: PoolIndex | None = None
         self.order: SampleOrder | None = None
@@ -86,11 +111,14 @@ class PoolDataModule(L.LightningDataModule):
             ("samples_seen", self.samples_seen, 1),
             ("global_batch", self.global_batch, 1),
             ("workers", self.workers, 0),
+            ("shuffle_window", self.shuffle_window or 0, 0),
         ):
             if value < least:
                 raise ClipsiftError(f"{name}: {value} is below {least}")
         if not 0 <= self.max_loss <= 1:
             raise ClipsiftError(f"max_loss: {self.max_loss} is not in [0, 1]")
+        if self.weights and self.sampling != "resampled":
+            raise ClipsiftError("data.weights: need data.sampling resampled; a shuffled pass has every sample once")
 
     def check_world(self, num_ranks: int) -> None:
         """Refuse a number of ranks that does not divide the global batch."""
@@ -119,7 +147,7 @@ class PoolDataModule(L.LightningDataModule):
 
     def settings(self) -> dict[str, Any]:
         """What of the data a run's result depends on, as plain values."""
-        names = ("samples_seen", "global_batch", "sampling", "seed")
+        names = ("samples_seen", "global_batch", "sampling", "weights", "shuffle_window", "decode", "seed")
         return {name: getattr(self, name) for name in names} | {"subset": array_fingerprint(self.kept().uids)}
 
     def setup(self, stage: str) -> None:
@@ -127,7 +155,7 @@ class PoolDataModule(L.LightningDataModule):
             return
         self.check_world(self.trainer.world_size if self.trainer else world_size())
         kept = self.kept()
-        index = PoolIndex.build(Pool(self.pool), self.cache, workers=self.workers, max_loss=self.max_loss)
+        index = PoolIndex.build(Pool(self.pool), self.cache, self.workers, self.max_loss, self.shard_cache_gb)
         self.use(index, kept)
 
     def use(self, index: PoolIndex, subset: Subset) -> None:
@@ -145,23 +173,48 @@ class PoolDataModule(L.LightningDataModule):
                 "it was made for another pool"
             )
         self.index, self._kept = index, subset
-        self.order = SampleOrder(rows, self.global_batch, self.seed, self.sampling)
+        if len(index) < 2**32:
+            rows = rows.astype(np.uint32)  # half the memory of every worker
+        window, starts, weights = self._window(index), None, None
+        if window or self.weights:
+            ends = np.searchsorted(rows, np.asarray(index.starts))
+            used = np.flatnonzero(np.diff(ends))
+            starts = np.append(ends[used], len(rows))
+            weights = shard_weights([index.shards[shard] for shard in used], self.weights) if self.weights else None
+        self.order = SampleOrder(rows, self.num_drawn, self.seed, self.sampling, starts, window, weights)
         if rank() == 0:
             self._announce(len(rows), len(subset))
+
+    def _window(self, index: PoolIndex) -> int:
+        """The window in shards; also decides how remote shards are read, and sees that the cache can hold two."""
+        window = self.shuffle_window
+        if window is None:
+            window = REMOTE_WINDOW if index.is_streamed else 0
+        index.by_ranges = not window and index.is_streamed
+        if index.by_ranges and any(shard.url.startswith("pipe:") for shard in index.shards):
+            raise ClipsiftError("data.shuffle_window: 0 reads samples one by one, which a pipe: cannot; take 1 or more")
+        if index.is_streamed:
+            needed = sum(sorted(index.sizes)[-2 * window :])
+            if needed > index.cache.limit:
+                raise ClipsiftError(
+                    f"data.shard_cache_gb: two windows of {window} shards are up to {needed / 1e9:.2f} GB, above "
+                    f"{index.cache.limit / 1e9:.2f}; raise it, or lower data.shuffle_window"
+                )
+        return window
 
     def _announce(self, num_rows: int, num_wanted: int) -> None:
         if num_rows < num_wanted:
             logger.warning("subset: %s of its %s samples are in the pool", f"{num_rows:,}", f"{num_wanted:,}")
-        if num_rows < self.global_batch:
+        if num_rows < self.num_drawn:
             logger.warning(
                 "subset: %d samples are fewer than global_batch %d: a batch holds the same sample several times",
                 num_rows,
-                self.global_batch,
+                self.num_drawn,
             )
         logger.info(
             "training on %s samples, %.2f passes, %s steps of %s",
             f"{num_rows:,}",
-            self.total_steps * self.global_batch / num_rows,
+            self.total_steps * self.num_drawn / num_rows,
             f"{self.total_steps:,}",
             f"{self.global_batch:,}",
         )
@@ -172,11 +225,34 @@ class PoolDataModule(L.LightningDataModule):
         trainer = self.trainer
         mine, ranks = (trainer.global_rank, trainer.world_size) if trainer else (rank(), world_size())
         self.check_world(ranks)
-        transform = TrainTransform(_image_size(self.model), self.seed, self.max_pixels)
+        transform = TrainTransform(_image_size(self.model), self.seed, self.max_pixels, self.decode)
         dataset = StepDataset(self.index, self.order, transform, get_tokenizer(self.model), mine, ranks)
         on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
-        self.loader = GlobalBatchLoader(dataset, self.total_steps, self.workers, pin_memory=on_gpu)
+        self.loader = GlobalBatchLoader(dataset, self.total_steps, self.workers, on_gpu, self.stall_seconds)
         return self.loader
+
+
+def shard_weights(shards: list[Shard], weights: dict[str, float]) -> np.ndarray:
+    """(n,) the weight of each shard: that of the first pattern that fits its name, its file's name or its address.
+
+    Raises:
+        ClipsiftError: for a pattern that no shard fits, a weight below 0, or nothing left to draw.
+    """
+    found, used = np.ones(len(shards)), set[str]()
+    for number, shard in enumerate(shards):
+        names = (shard.name, PurePosixPath(shard.url).name, shard.url)
+        fitting = [pattern for pattern in weights if any(fnmatchcase(name, pattern) for name in names)]
+        used.update(fitting)
+        if fitting:
+            found[number] = weights[fitting[0]]
+    for pattern, weight in weights.items():
+        if pattern not in used:
+            raise ClipsiftError(f"data.weights: {pattern} fits none of the {len(shards)} shards with kept samples")
+        if not 0 <= weight < float("inf"):
+            raise ClipsiftError(f"data.weights: {pattern} has the weight {weight}; it must be a number from 0 up")
+    if not found.any():
+        raise ClipsiftError("data.weights: all shards have the weight 0")
+    return found
 
 
 def _image_size(model: str) -> tuple[int, int]:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 
 from common.clip import WEIGHTS_NAME, model_config
-from common.distributed import broadcast_object
+from common.distributed import broadcast_object, world_size
 from common.errors import ClipsiftError
 from common.files import file_fingerprint, fingerprint, read_json, write_json
 from common.machine import Machine, make_lone_trainer, make_trainer
+from training.averaging import MovingAverage
 from training.callbacks import Interrupted, Supervisor
 from training.checkpoints import CHECKPOINT_NAME, AtomicCheckpointIO, check_settings
 from training.data import PoolDataModule
 from training.export import export_model
 from training.metrics import Metrics
 from training.model import CLIPModule
+from training.online import OnlineSelection
+from training.sharding import ShardedStrategy, full_state
 
 logger = logging.getLogger("clipsift")
 
@@ -40,6 +44,7 @@ def fit(
     checkpoint_steps: int = 1000,
     checkpoint_minutes: float = 15.0,
     options: dict[str, Any] | None = None,
+    online: OnlineSelection | None = None,
 ) -> Path:
     """Train, or continue from ``<out>/training/last.ckpt``, or do nothing when the run is complete.
 
@@ -52,6 +57,7 @@ def fit(
         checkpoint_steps: save after so many steps,
         checkpoint_minutes: and after so many minutes.
         options: more options of the Trainer (``log_every_n_steps``, ``gradient_clip_val``, ``logger`` ...).
+        online: chooses each step's samples among more; the data module is told to draw so many.
 
     Returns:
         The folder of the exported model.
@@ -62,7 +68,12 @@ def fit(
     """
     folder, options = Path(out) / "training", options or {}
     _check_options(options)
+    if not alone:
+        options = options | _strategy(machine, module, options)
     settings = run_settings(module, datamodule) | {"trainer.gradient_clip_val": options.get("gradient_clip_val")}
+    if online:
+        settings |= online.settings()
+        datamodule.num_drawn = online.num_drawn
     share = (lambda value: value) if alone else broadcast_object
     if share(resume and is_complete(folder, settings)):
         logger.info("training: %s is complete", folder)
@@ -71,7 +82,15 @@ def fit(
     if start:
         check_settings(Path(start), settings)
     supervisor = Supervisor(folder, settings, datamodule.max_loss, checkpoint_steps, checkpoint_minutes)
-    trainer = _make_trainer(machine, alone, folder, datamodule.global_batch, supervisor, options)
+    if decay := module.hparams["ema"]:  # first: whoever looks at a step's weights finds the average of that step
+        options = options | {"callbacks": [MovingAverage(decay), *listed(options.get("callbacks"))]}
+    # Metrics first: the row of a step is written before its checkpoint, so a resumed run finds it.
+    own = [
+        Metrics(folder / "metrics.csv", datamodule.global_batch, supervisor),
+        supervisor,
+        *([online] if online else []),
+    ]
+    trainer = make_fit_trainer(machine, alone, own, options)
     if trainer.is_global_zero:
         (folder / _NOTE).unlink(missing_ok=True)  # of another experiment, or not wanted: these weights will go
     trainer.fit(module, datamodule=datamodule, ckpt_path=start, weights_only=True)
@@ -79,7 +98,8 @@ def fit(
         stopped = Interrupted(trainer.global_step, datamodule.total_steps)
         logger.warning("training: %s", stopped)
         raise stopped
-    _on_rank_zero(trainer, lambda: _finish(module, datamodule, folder, supervisor, trainer.world_size))
+    state = full_state(module.clip)
+    _on_rank_zero(trainer, lambda: _finish(module, state, datamodule, folder, supervisor, trainer.world_size))
     return folder / "model"
 
 
@@ -90,6 +110,19 @@ def _check_options(options: dict[str, Any]) -> None:
                 f"trainer.{name}: leave it out; data.samples_seen and data.global_batch say how long and how large, "
                 "model.accumulate how many pieces a batch is computed in"
             )
+
+
+def _strategy(machine: Machine, module: CLIPModule, options: dict[str, Any]) -> dict[str, Any]:
+    """The Trainer's strategy where it is not the machine's own word."""
+    if machine.strategy != "fsdp":
+        if machine.strategy != "auto" and not machine.strategy.startswith("ddp"):
+            raise ClipsiftError(f"trainer.strategy: {machine.strategy} is not supported; take auto, ddp or fsdp")
+        return {}
+    if module.hparams["ema"]:
+        raise ClipsiftError("model.ema: cannot average a model that trainer.strategy fsdp has split; set it to 0")
+    if options.get("gradient_clip_val"):
+        raise ClipsiftError("trainer.gradient_clip_val: is not supported with trainer.strategy fsdp; leave it out")
+    return {"strategy": ShardedStrategy(world_size())} if world_size() > 1 else {}
 
 
 def run_settings(module: CLIPModule, datamodule: PoolDataModule) -> dict[str, Any]:
@@ -111,28 +144,33 @@ def is_complete(folder: Path, settings: dict[str, Any]) -> bool:
     return about.get("config") == fingerprint(settings)
 
 
-def _make_trainer(
-    machine: Machine, alone: bool, folder: Path, global_batch: int, supervisor: Supervisor, options: dict[str, Any]
+def make_fit_trainer(
+    machine: Machine, alone: bool, callbacks: Sequence[L.Callback], options: dict[str, Any]
 ) -> L.Trainer:
-    own = [Metrics(folder / "metrics.csv", global_batch, supervisor), supervisor]
+    """The Trainer of a run; ``callbacks`` come after those of ``options``."""
     fixed = {
         "max_epochs": 1,  # the one epoch is the whole run
-        "plugins": [AtomicCheckpointIO(), *_listed(options.get("plugins"))],
-        # Metrics first: the row of a step is written before its checkpoint, so a resumed run finds it.
-        "callbacks": [*_listed(options.get("callbacks")), *own],
+        "plugins": [AtomicCheckpointIO(), *listed(options.get("plugins"))],
+        "callbacks": [*listed(options.get("callbacks")), *callbacks],
         "use_distributed_sampler": False,
     }
     return (make_lone_trainer if alone else make_trainer)(machine, **options | fixed)
 
 
-def _listed(value: Any) -> list[Any]:
+def listed(value: Any) -> list[Any]:
+    """One, several or none, as the Trainer takes them, as a list."""
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _finish(
-    module: CLIPModule, datamodule: PoolDataModule, folder: Path, supervisor: Supervisor, world_size: int
+    module: CLIPModule,
+    state: dict[str, torch.Tensor],
+    datamodule: PoolDataModule,
+    folder: Path,
+    supervisor: Supervisor,
+    world_size: int,
 ) -> None:
-    export_model(module.clip, module.hparams["model"], folder / "model")
+    export_model(module.clip, module.hparams["model"], folder / "model", state)
     assert datamodule.order is not None
     note = {
         "steps": datamodule.total_steps,

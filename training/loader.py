@@ -5,42 +5,25 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from common.data_report import DataReport
 from common.errors import ClipsiftError
-from common.files import array_fingerprint, fingerprint
 from common.images import ImageError
 from selection.index import PoolIndex, Sample
-from training.order import Sampling, draw, places_at, replacement
+from training.order import places_at
+from training.sample_order import SampleOrder
+from training.stall import Reading, StallTimer
 from training.transform import TrainTransform
 
 _MAX_REPLACEMENTS = 100  # tries for one place before the pool counts as broken
-_CHUNK = 1 << 20  # rows fingerprinted at a time
 
 Batch = dict[str, Any]
 Lost = tuple[str, str, str, str]  # cause, shard, key, detail: what DataReport.lose takes
-
-
-@dataclass(frozen=True)
-class SampleOrder:
-    """What fixes the sequence of samples: the kept rows of the pool's index, seed, global batch, sampling."""
-
-    rows: np.ndarray
-    global_batch: int
-    seed: int
-    sampling: Sampling
-
-    def fingerprint(self, index: PoolIndex) -> str:
-        """Hash that is equal only for the same samples in the same order; it names uids, not places in files."""
-        starts = range(0, len(self.rows), _CHUNK)
-        uids = [array_fingerprint(index.uids[self.rows[start : start + _CHUNK]]) for start in starts]
-        return fingerprint([uids, self.global_batch, self.seed, self.sampling])
 
 
 class StepDataset(Dataset):
@@ -61,13 +44,17 @@ class StepDataset(Dataset):
         world_size: int,
     ) -> None:
         self.index, self.order, self.transform, self.tokenizer = index, order, transform, tokenizer
-        share = order.global_batch // world_size
-        self.share = slice(rank * share, (rank + 1) * share)
+        first, last = (order.global_batch * number // world_size for number in (rank, rank + 1))
+        self.rank = rank
+        self.reading: Reading | None = None
+        self._window = -1  # whose shards were asked for last
+        self.share = slice(first, last)  # of one size, but where a super-batch (training.online) does not divide
 
     def __getitem__(self, step: int) -> tuple[Batch, list[Lost]]:
         order, lost = self.order, list[Lost]()
         places = places_at(step, order.global_batch)[self.share]
-        rows = order.rows[draw(places, len(order.rows), order.seed, order.sampling)]
+        rows = order.at(places)
+        self._fetch_ahead(int(places[-1]))
         images = torch.empty((len(places), 3, *self.transform.size), dtype=torch.uint8)
         captions = []
         try:
@@ -76,19 +63,31 @@ class StepDataset(Dataset):
                 captions.append(caption)
         except ClipsiftError as error:
             return {"error": str(error)}, lost
-        uids = torch.from_numpy(self.index.uids[rows].view(np.int64).reshape(-1, 2))
+        uids = torch.from_numpy(self.index.entries(rows.tolist())["uid"].copy().view(np.int64).reshape(-1, 2))
         return {"image": images, "text": self.tokenizer(captions), "uid": uids}, lost
+
+    def _fetch_ahead(self, place: int) -> None:
+        """Have the window's and the next one's remote shards fetched in the background, shared out over the workers."""
+        if not self.order.window or not self.index.is_streamed:
+            return
+        window, rows = self.order.ahead_of(place)
+        if window != self._window:
+            self._window = window
+            worker = get_worker_info()
+            self.index.fetch_ahead(rows[worker.id :: worker.num_workers] if worker else rows)
 
     def _decode(self, place: int, row: int, out: torch.Tensor, lost: list[Lost]) -> tuple[int, str]:
         """Fill ``out`` with the pixels of ``row`` or of its replacement; returns the row used and its caption."""
         for attempt in range(1, _MAX_REPLACEMENTS + 1):
+            if self.reading:
+                self.reading.note(row)
             sample: Sample = self.index.read(row)
             try:
                 out.copy_(self.transform(sample.image, place))
                 return row, sample.caption
             except ImageError as error:
                 lost.append((error.cause, sample.shard, sample.key, error.detail))
-                row = int(self.order.rows[replacement(place, attempt, len(self.order.rows), self.order.seed)])
+                row = self.order.instead(place, attempt)
         raise ClipsiftError(
             f"no usable image among {_MAX_REPLACEMENTS} samples of the subset; last: {sample.shard} {sample.key}. "
             "Mend the shards"
@@ -109,18 +108,31 @@ class GlobalBatchLoader:
         wait_seconds: how long the consumer has waited for data.
     """
 
-    def __init__(self, dataset: StepDataset, total_steps: int, workers: int, pin_memory: bool = False) -> None:
+    def __init__(
+        self,
+        dataset: StepDataset,
+        total_steps: int,
+        workers: int,
+        pin_memory: bool = False,
+        stall_seconds: float = 0.0,
+    ) -> None:
         self.dataset, self.total_steps = dataset, total_steps
         self.workers, self.pin_memory = workers, pin_memory
         self.order = dataset.order.fingerprint(dataset.index)
         self.step = 0
         self.report = DataReport()
         self.wait_seconds = 0.0
+        self.stall = StallTimer(stall_seconds, self._awaited)
 
     def __len__(self) -> int:
         return self.total_steps
 
     def __iter__(self) -> Iterator[Batch]:
+        self.dataset.reading, self._first = Reading(self.workers), self.step
+        with self.stall.running():
+            yield from self._batches()
+
+    def _batches(self) -> Iterator[Batch]:
         batches = iter(
             DataLoader(
                 self.dataset,
@@ -134,11 +146,22 @@ class GlobalBatchLoader:
         )
         while self.step < self.total_steps:
             start = time.perf_counter()
+            self.stall.start()
             batch, lost = next(batches)
+            self.stall.stop()
             self.wait_seconds += time.perf_counter() - start
             self._count(batch, lost)
             self.step += 1  # before the yield: a checkpoint made while this batch is trained on starts after it
             yield batch
+
+    def _awaited(self) -> str:
+        """Rank, worker and shard that the next batch waits for."""
+        worker = (self.step - self._first) % max(1, self.workers)  # in this order DataLoader asks them
+        assert self.dataset.reading
+        row, index = self.dataset.reading.row(worker), self.dataset.index
+        shard = "nothing yet" if row < 0 else index.shards[int(index.entries([row])["shard"][0])].url
+        who = f"worker {worker}, which reads" if self.workers else "itself, reading"
+        return f"step {self.step + 1} of rank {self.dataset.rank} waits for {who} {shard}"
 
     def _count(self, batch: Batch, lost: list[Lost]) -> None:
         self.report.samples += len(batch.get("uid", ())) + len(lost)

@@ -17,7 +17,10 @@ from training.callbacks import Supervisor
 
 logger = logging.getLogger("clipsift")
 
-COLUMNS = ("step", "samples_seen", "loss", "learning_rate", "logit_scale", "samples_per_second", "data_wait", "lost")
+COLUMNS = (
+    "step", "samples_seen", "loss", "learning_rate", "logit_scale",
+    "samples_per_second", "samples_per_second_per_device", "data_wait", "lost",
+)  # fmt: skip
 _STUCK_WITHIN = 0.01  # relative distance to ln(global batch), the loss of a model that tells nothing apart
 
 
@@ -60,7 +63,8 @@ class Metrics(L.Callback):
                 notes["lost"] = f"{row['lost']:,}"
             if trainer.is_global_zero:
                 self._write(trainer, row)
-                self._warn_if_stuck(trainer, row["loss"], step)
+                if pl_module.hparams["loss"] == "clip":
+                    self._warn_if_stuck(trainer, row["loss"], step)
         self._progress.advance(self.global_batch, **notes)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -78,13 +82,15 @@ class Metrics(L.Callback):
         self._logged_at = (step, now, loader.wait_seconds)
         loss, wait, lost = self.supervisor.sum_over_ranks(trainer, [loss, wait, loader.report.num_lost])
         scale: Any = pl_module.clip.logit_scale  # type: ignore[union-attr]
+        rate = (step - past_step) * self.global_batch / max(now - past_time, 1e-9)
         return {
             "step": step,
             "samples_seen": step * self.global_batch,
             "loss": loss / trainer.world_size,
             "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
             "logit_scale": scale.detach().exp().item(),
-            "samples_per_second": round((step - past_step) * self.global_batch / max(now - past_time, 1e-9), 2),
+            "samples_per_second": round(rate, 2),
+            "samples_per_second_per_device": round(rate / trainer.world_size, 2),
             "data_wait": round(min(1.0, wait / trainer.world_size), 4),
             "lost": int(lost) + self.supervisor.lost_earlier,
         }

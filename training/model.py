@@ -12,11 +12,13 @@ from torch.utils.checkpoint import checkpoint
 
 from common.clip import create_clip
 from common.errors import ClipsiftError
-from training.loss import contrastive_loss
+from training.loss import STARTS, Loss, contrastive_loss
 from training.schedule import learning_rate, parameter_groups
+from training.sharding import separate_whole, shard
 from training.transform import normalise
 
 MAX_LOG_SCALE = math.log(100)
+_FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")  # where torch.optim.AdamW has a fused kernel
 
 
 class CLIPModule(L.LightningModule):
@@ -33,6 +35,9 @@ class CLIPModule(L.LightningModule):
         beta2: AdamW's (DataComp: 0.98, xlarge 0.95).
         eps: AdamW's.
         weight_decay: of tensors with 2 or more dimensions that are no norm, bias or logit scale.
+        loss: ``clip``, or ``siglip``, which gives the model a logit bias (:func:`training.loss.contrastive_loss`).
+        ema: decay per step of an exponential moving average of the weights, in [0, 1). When it is not 0, the average
+            is what validation sees and what is exported.
         accumulate: number of micro-batches that a rank's share is encoded in. All are compared with all, as in
             open_clip's two-pass accumulation: memory is that of one micro-batch, every encoding is done twice, and the
             result is that of 1.
@@ -53,16 +58,20 @@ class CLIPModule(L.LightningModule):
         beta2: float = 0.98,
         eps: float = 1e-6,
         weight_decay: float = 0.2,
+        loss: Loss = "clip",
+        ema: float = 0.0,
         accumulate: int = 1,
         grad_checkpointing: bool = False,
         compile: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if not 0 <= ema < 1:
+            raise ClipsiftError(f"model.ema: the decay is in [0, 1), 0 for none; got {ema}")
         self.save_hyperparameters()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.clip = cast(Any, create_clip(model, output_dict=True))
+            self.clip = cast(Any, create_clip(model, output_dict=True, **STARTS[loss]))
         self.clip.set_grad_checkpointing(grad_checkpointing)
         if compile:
             self.clip.compile()  # in place: the names of the weights stay
@@ -70,9 +79,21 @@ class CLIPModule(L.LightningModule):
         self.register_buffer("mean", torch.tensor(preprocess["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocess["std"]).view(3, 1, 1), persistent=False)
         self._loss: Callable[..., torch.Tensor] | None = None
+        self._is_sharded = False
+        self.averages: list[torch.nn.Module] = []  # the moving average, if any; in a list, it is no part of this module
+
+    @property
+    def result(self) -> torch.nn.Module:
+        """The CLIP that training is for: ``clip``, or the moving average of its weights."""
+        return self.averages[0] if self.averages else self.clip
+
+    def configure_model(self) -> None:
+        if self.device_mesh is not None and not self._is_sharded:  # a strategy that splits the model
+            shard(self.clip, self.device_mesh["data_parallel"])
+            self._is_sharded = True
 
     def on_fit_start(self) -> None:
-        self._loss = contrastive_loss(self.trainer.global_rank, self.trainer.world_size)
+        self._loss = contrastive_loss(self.trainer.global_rank, self.trainer.world_size, self.hparams["loss"])
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # A pure function of the step: nothing to save, nothing to restore.
@@ -107,11 +128,17 @@ class CLIPModule(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(
-            parameter_groups(self.clip, self.hparams["weight_decay"]),
+            separate_whole(parameter_groups(self.clip, self.hparams["weight_decay"])),
             lr=self.hparams["lr"],
             betas=(self.hparams["beta1"], self.hparams["beta2"]),
             eps=self.hparams["eps"],
+            fused=self._can_fuse(),
         )
+
+    def _can_fuse(self) -> bool:
+        """Whether one kernel may update all weights: where there is one, and Lightning can still clip gradients."""
+        clips = bool(self.trainer.gradient_clip_val) and "mixed" in str(self.trainer.precision)
+        return self.device.type in _FUSED_DEVICES and not clips
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None

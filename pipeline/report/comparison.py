@@ -20,7 +20,7 @@ from pipeline.report.pictures import Pairs, PictureIndex, choose_bands
 from pipeline.report.rows import Row, Stat, join_runs
 from pipeline.report.run_data import RunData, read_run
 from pipeline.report.score_sample import read_scores
-from pipeline.report.tables import columns
+from pipeline.report.tables import FOOTNOTE, columns, has_doubt
 from pipeline.report.task_panels import task_panels
 from selection.subset import Subset
 
@@ -79,6 +79,7 @@ def build_comparison_page(
         "rows": rows,
         "columns": columns(rows),
         "lede": _sentence(rows),
+        "footnote": FOOTNOTE if has_doubt(rows) else "",
         "made_from": f"{len(data)} run directories",
     }
     return render("comparison.html", out / "index.html", SECTIONS, content, title="Recipes compared", **more)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.published import Number, Publication
 from pipeline.report.run_data import RunData
 
 IMAGENET = "ImageNet"  # the group of one that summary.json also calls "imagenet"
@@ -34,15 +35,23 @@ class Stage:
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """Ours beside the published number; both in [0, 1]."""
+    """Ours, in [0, 1], beside the published number."""
 
     label: str
     ours: float | None
-    published: float
+    published: Number
 
     @property
     def difference(self) -> float | None:
-        return None if self.ours is None else self.ours - self.published
+        return None if self.ours is None else self.ours - self.published.value
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A publication of the run's row, number by number."""
+
+    publication: Publication
+    rows: list[PublishedRow]
 
 
 def percent(value: float | None) -> str:
@@ -133,14 +142,12 @@ def funnel(run: RunData) -> list[Stage]:
     return [Stage(name, condition, kept, kept / pool) for name, condition, kept in stages]
 
 
-def published_rows(summary: dict[str, Any] | None, published: Mapping[str, Any] | None) -> list[PublishedRow]:
-    """Ours beside the numbers in ``published`` (keys of summary.json: imagenet, groups, average)."""
-    if summary is None or published is None:
+def comparisons(run: RunData, publications: Sequence[Publication]) -> list[Comparison]:
+    """The run beside each publication; none before it is evaluated."""
+    if run.summary is None:
         return []
-    groups = {name: score for name, score in published.get("groups", {}).items() if name != IMAGENET}
-    rows = [
-        (IMAGENET, summary["imagenet"], published.get("imagenet")),
-        *((name, summary["groups"].get(name), score) for name, score in groups.items()),
-        ("Average", summary["average"], published.get("average")),
+    ours = run.summary["groups"] | {IMAGENET: run.summary["imagenet"], "Average": run.summary["average"]}
+    return [
+        Comparison(entry, [PublishedRow(label, ours.get(label), number) for label, number in entry.numbers.items()])
+        for entry in publications
     ]
-    return [PublishedRow(label, ours, theirs) for label, ours, theirs in rows if theirs is not None]

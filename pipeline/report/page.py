@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from common.errors import ClipsiftError
 from common.files import write_text
+from pipeline.published import Publication, published
 from pipeline.report import headline
 from pipeline.report.agreement import agreement
 from pipeline.report.captions import caption_change, caption_rows
 from pipeline.report.figures import Plot, theme_css
 from pipeline.report.kinds import Truth
-from pipeline.report.pictures import BAND_SHARE, Band, Pairs, PictureIndex, choose_bands, pictures
+from pipeline.report.pictures import BAND_SHARE, Band, Pairs, PictureIndex, choose_bands, pictures, quantile_band
 from pipeline.report.plots import kind_bars, score_histogram, task_bars, training_curves
 from pipeline.report.provenance import broken_links, provenance
 from pipeline.report.run_data import RunData, read_run
@@ -26,6 +28,7 @@ from pipeline.report.task_panels import task_panels
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_PICTURE_COLUMNS = 3  # a page with more pictures is too heavy to mail
+QUANTILES = (0.99, 0.8, 0.6, 0.4, 0.2, 0.01)  # of each score, whose pairs are shown
 DEFAULT_SHARE = 0.3  # what "the best" means in the overlap of columns when the run kept everything
 
 SECTIONS = {
@@ -46,7 +49,9 @@ def build_report(
     run: Path,
     index: PictureIndex | None = None,
     truth: Path | None = None,
-    published: Mapping[str, Any] | None = None,
+    publications: Sequence[Publication] | None = None,
+    baseline: Path | None = None,
+    quantiles: Sequence[float] = QUANTILES,
 ) -> Path:
     """Write ``<run>/report/index.html``, one file that needs nothing else, and its plots as PNG beside it.
 
@@ -56,29 +61,35 @@ def build_report(
         run: the run directory.
         index: of the pool, for pictures and captions.
         truth: parquet file with columns uid and kind, to say how much of each kind was kept.
-        published: numbers to compare with, in [0, 1], under the keys of summary.json (``imagenet``, ``groups``,
-            ``average``), with ``source`` and ``status`` (shown as it is, such as "verified" or "recalled").
+        publications: what to compare with; by default what is published of the run's row (its ``published`` setting,
+            else its name).
+        baseline: another run directory, shown beside this one task by task.
+        quantiles: of each score over the pool, in [0, 1], whose pairs are shown.
 
     Returns the path of the page.
 
     Raises:
-        ClipsiftError: when ``run`` is no run directory, or one of its files is damaged.
+        ClipsiftError: when ``run`` or ``baseline`` is no run directory, one of its files is damaged, or a quantile is
+            none.
     """
+    if not all(0 <= quantile <= 1 for quantile in quantiles):
+        raise ClipsiftError(f"quantiles: are in [0, 1], got {list(quantiles)}")
     data = read_run(run)
+    other = read_run(baseline) if baseline else None
     known = Truth(truth) if truth is not None else None
     sample = read_scores(data.scores_folder, data.subset)
-    content = _content(data, sample, known) | {
-        "published": headline.published_rows(data.summary, published),
-        "publication": published or {},
+    content = _content(data, sample, known, other) | {
+        "published": headline.comparisons(data, published(data.row) if publications is None else publications),
         "pictures": {},
         "captions": None,
     }
     if index is not None and sample is not None:
-        content |= _pair_content(data, sample, index, known)
+        content |= _pair_content(data, sample, index, known, quantiles)
     folder = data.path / "report"
     for plot in (*content["tasks"], *content["training"], *content["selection"]["plots"], *content["kinds"]):
         plot.save(folder)
     more = {"run": data, "sample": sample, "band_share": BAND_SHARE, "lede": headline.sentence(data)}
+    more["against"] = _against(data, other) if other else ""
     return render("report.html", folder / "index.html", SECTIONS, content, title=data.name, made_from=data.path, **more)
 
 
@@ -116,15 +127,31 @@ def _any_content(part: Any) -> bool:
     return any(part.values()) if isinstance(part, dict) else bool(part)
 
 
-def _content(run: RunData, sample: ScoreSample | None, truth: Truth | None) -> dict[str, Any]:
+def _against(run: RunData, other: RunData) -> str:
+    """How the run stands to the baseline run, over the tasks that both have."""
+    common = [key for key in run.tasks if key in other.tasks]
+    if not common:
+        return f"No task is scored in both this run and {other.name}."
+    gains = [run.tasks[key]["main_metric"] - other.tasks[key]["main_metric"] for key in common]
+    better, mean = sum(gain > 0 for gain in gains), headline.points(sum(gains) / len(gains))
+    return f"Against {other.name}: {mean} points on the mean of {len(common)} tasks, better on {better} of them."
+
+
+def _content(
+    run: RunData, sample: ScoreSample | None, truth: Truth | None, other: RunData | None = None
+) -> dict[str, Any]:
     """What the run's own files give, by the names of :data:`SECTIONS`."""
     shares = truth.shares(run) if truth else {}
     share = run.kept_share if run.kept_share and run.kept_share < 1 else DEFAULT_SHARE
+    before = {key: task["main_metric"] for key, task in other.tasks.items()} if other else {}
+    name = other.name if other else ""
     chance_loss = math.log(run.training["global_batch"]) if run.training else None
     return {
         "tiles": headline.tiles(run),
         "warnings": broken_links(run),
-        "tasks": [task_bars(title, tasks) for title, tasks in task_panels(list(run.tasks.values())).items()],
+        "tasks": [
+            task_bars(title, tasks, before, name) for title, tasks in task_panels(list(run.tasks.values())).items()
+        ],
         "selection": {"funnel": headline.funnel(run), "plots": _score_plots(run, sample) if sample else []},
         "kinds": [kind_bars(shares, truth.counts, run.kept_share)] if truth and shares else [],
         "agreement": agreement(sample.columns, share) if sample else None,
@@ -134,11 +161,13 @@ def _content(run: RunData, sample: ScoreSample | None, truth: Truth | None) -> d
     }
 
 
-def _pair_content(run: RunData, sample: ScoreSample, index: PictureIndex, truth: Truth | None) -> dict[str, Any]:
+def _pair_content(
+    run: RunData, sample: ScoreSample, index: PictureIndex, truth: Truth | None, quantiles: Sequence[float]
+) -> dict[str, Any]:
     """What it takes the pool's shards to show: pictures of the columns that the recipe uses, and captions."""
     used = [step["name"] for step in run.steps if step["name"] in sample.columns] or list(sample.columns)
     columns = list(dict.fromkeys(used))[:MAX_PICTURE_COLUMNS]
-    bands = {name: choose_bands(sample, name) for name in columns}
+    bands = {name: [*choose_bands(sample, name), quantile_band(sample, name, quantiles)] for name in columns}
     before, after = caption_rows(sample)
     pairs = Pairs(index, sample, [before, after, *(band.rows for chosen in bands.values() for band in chosen)])
     return {

@@ -39,12 +39,16 @@ class PictureIndex(Protocol):
 
 @dataclass(frozen=True)
 class Band:
-    """Rows of a :class:`ScoreSample` at one end of a score, of falling score, among what was kept or dropped."""
+    """Rows of a :class:`ScoreSample`, of falling score.
+
+    ``kept``: whether they are among what was kept or dropped; None for both. ``notes``: one for each row, or none.
+    """
 
     title: str
     column: str
-    kept: bool
+    kept: bool | None
     rows: np.ndarray
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Picture:
     caption: str
     score: float
     kind: str | None
+    note: str = ""
 
 
 class Pairs:
@@ -86,6 +91,20 @@ def choose_bands(sample: ScoreSample, column: str, titles: Sequence[str] = tuple
     return chosen
 
 
+def quantile_band(sample: ScoreSample, column: str, quantiles: Sequence[float]) -> Band:
+    """The rows at ``quantiles`` (in [0, 1]) of a score over the whole pool, noting whether each was kept."""
+    scores = sample.columns[column]
+    rows = np.flatnonzero(np.isfinite(scores))
+    rows = rows[np.argsort(scores[rows], kind="stable")]
+    places = sorted({round(quantile * (len(rows) - 1)): quantile for quantile in quantiles}.items(), reverse=True)
+    chosen = rows[[place for place, _ in places]] if len(rows) else rows
+    notes = [
+        f"quantile {quantile:.3g}" + ("" if sample.kept is None else ", kept" if sample.kept[row] else ", dropped")
+        for row, (_, quantile) in zip(chosen, places)
+    ]
+    return Band("Across the pool, by quantile", column, None, chosen, tuple(notes))
+
+
 def band_rows(scores: np.ndarray, among: np.ndarray, upper: bool) -> np.ndarray:
     """:data:`PER_BAND` rows, of falling score, evenly spread over one end of the scores of the rows ``among``.
 
@@ -105,7 +124,7 @@ def evenly(size: int, number: int) -> np.ndarray:
 
 def pictures(pairs: Pairs, sample: ScoreSample, band: Band, truth: Truth | None) -> list[Picture]:
     """The pictures of a band; one that cannot be decoded is left out."""
-    shown = []
+    shown, notes = [], dict(zip(band.rows.tolist(), band.notes))
     for row, found in pairs.read(band.rows):
         try:
             image = decode_image(found.image)
@@ -114,7 +133,8 @@ def pictures(pairs: Pairs, sample: ScoreSample, band: Band, truth: Truth | None)
         image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
         score, kind = float(sample.columns[band.column][row]), truth.kinds_of(sample.uids[[row]])[0] if truth else None
         caption = printable(found.caption, CAPTION_LENGTH)
-        shown.append(Picture(_data_uri(image), image.width, image.height, caption, score, kind))
+        source, note = _data_uri(image), notes.get(row, "")
+        shown.append(Picture(source, image.width, image.height, caption, score, kind, note))
     return shown
 
 

@@ -126,21 +126,29 @@ def _thin(values: np.ndarray) -> np.ndarray:
     return np.array([stretch.mean() for stretch in stretches])
 
 
-def task_bars(title: str, tasks: Sequence[Mapping[str, Any]]) -> Plot:
-    """Bars of the main metric of each task (entries of summary.json), and a tick at what guessing gives."""
+def task_bars(title: str, tasks: Sequence[Mapping[str, Any]], baseline: Mapping[str, float], other: str) -> Plot:
+    """Bars of the main metric of each task (entries of summary.json), and a tick at what guessing gives.
+
+    ``baseline``: task key -> the main metric of the run ``other``, shown as a diamond; empty for none.
+    """
     names = [shorten(task["dataset"]) for task in tasks]
     values = np.array([task["main_metric"] for task in tasks], float)
     chance = np.array([np.nan if task["random"] is None else task["random"] for task in tasks], float)
+    before = np.array([baseline.get(task["key"], np.nan) for task in tasks], float)
+    marks = np.fmax(np.nan_to_num(chance), np.nan_to_num(before))
 
     def paint(axes: Axes) -> None:
         rows = np.arange(len(tasks))
         axes.barh(rows, values, height=0.62, color=COLOURS["kept"])
         axes.vlines(chance, rows - 0.42, rows + 0.42, color=COLOURS["ink"], linewidth=1.2, label="chance")
-        for row, value in zip(rows, np.fmax(values, np.nan_to_num(chance))):
+        if np.isfinite(before).any():
+            label = shorten(other, 24)
+            axes.plot(before, rows, "D", color=COLOURS["dropped"], markersize=3.4, linestyle="none", label=label)
+        for row, value in zip(rows, np.fmax(values, marks)):
             axes.annotate(f"{values[row]:.1%}", (value, row), (4, 0), textcoords="offset points", va="center")
         axes.set_yticks(rows, names)
-        horizontal_bars(axes, len(rows), max(float(np.nanmax(np.append(values, chance))) * 1.22, 0.01))
-        if np.isfinite(chance).any():
+        horizontal_bars(axes, len(rows), max(float(np.append(values, marks).max()) * 1.22, 0.01))
+        if np.isfinite([*chance, *before]).any():
             legend_above(axes)
 
     size = (PANEL[0], BARS_MARGIN + ROW_HEIGHT * len(tasks))

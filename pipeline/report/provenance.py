@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import platform
 import shlex
-from importlib import metadata
 from typing import Any
 
 from common.files import array_fingerprint
 from pipeline.report.run_data import RunData
-
-PACKAGES = ("clipsift", "torch", "lightning", "open_clip_torch", "webdataset", "numpy")
+from pipeline.starts import read_starts, versions
 
 
 def provenance(run: RunData) -> dict[str, Any]:
-    """``command`` that reruns the run, ``config`` as text, ``fingerprints`` and ``versions`` as name -> text."""
+    """``command`` that reruns the run, ``config`` as text, ``fingerprints`` as name -> text, ``starts`` as recorded.
+
+    ``versions`` are those of the last start, and of this process when none was recorded.
+    """
+    starts = read_starts(run.path)
     return {
         "command": shlex.join(["clipsift", "reproduce", "--config", str(run.path / "config.yaml")]),
         "config": run.config_text,
         "fingerprints": _fingerprints(run),
-        "versions": _versions(),
+        "starts": starts,
+        "versions": starts[-1]["versions"] if starts else versions(),
     }
 
 
@@ -36,16 +38,6 @@ def _fingerprints(run: RunData) -> dict[str, str]:
         "evaluated weights": summary.get("weights"),
     }
     return {name: value for name, value in found.items() if value}
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def broken_links(run: RunData) -> list[str]:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import ClipsiftError
+from pipeline.published import Publication, published
 from pipeline.report.run_data import RunData, read_run
+from pipeline.report.significance import sign_flip_p
 
 logger = logging.getLogger("clipsift")
 
@@ -51,6 +53,10 @@ class Row:
         average: over 38 of 38 tasks; None when a run lacks one.
         difference: of ``mean`` to the baseline row's; its spread is that of a difference of two independent
             numbers, the root of the sum of squares. None for the baseline itself.
+        p_tasks: p-value of the difference by flipping signs over tasks, each the mean of its seeds: would it be there
+            on other tasks?
+        p_seeds: the same over seeds that both rows have: would it be there with other seeds?
+        publications: what is published of the row.
     """
 
     recipe: str
@@ -65,6 +71,15 @@ class Row:
     mean: Stat | None
     average: Stat | None
     difference: Stat | None = None
+    p_tasks: float | None = None
+    p_seeds: float | None = None
+    publications: tuple[Publication, ...] = ()
+
+    @property
+    def publication(self) -> Publication | None:
+        """The one with most verified numbers, the first of equals."""
+        with_numbers = [entry for entry in self.publications if entry.numbers]
+        return max(with_numbers, key=lambda e: sum(n.is_fact for n in e.numbers.values()), default=None)
 
     @property
     def clear(self) -> bool:
@@ -104,7 +119,9 @@ def join_runs(runs: Sequence[RunData], baseline: str | None = None) -> list[Row]
     rows = [_row(name, members, common) for name, members in recipes.items()]
     first = baseline or max(rows, key=lambda row: row.kept.mean if row.kept else 0.0).recipe
     rows.sort(key=lambda row: row.recipe != first)
-    return [rows[0], *(_with_difference(row, rows[0]) for row in rows[1:])]
+    means = {name: _means_by_seed(members, common) for name, members in recipes.items()}
+    base = rows[0]
+    return [base, *(_with_difference(row, base, common, means[row.recipe], means[base.recipe]) for row in rows[1:])]
 
 
 def _row(name: str, runs: list[RunData], common: set[str]) -> Row:
@@ -127,16 +144,33 @@ def _row(name: str, runs: list[RunData], common: set[str]) -> Row:
         num_tasks=len(common),
         mean=Stat.of(means),
         average=Stat.of(summary["average"] for summary in summaries) if whole else None,
+        publications=published(runs[0].row),
     )
 
 
-def _with_difference(row: Row, baseline: Row) -> Row:
+def _means_by_seed(runs: list[RunData], common: set[str]) -> dict[int, float]:
+    """Seed -> mean over the tasks in ``common``, of the runs that have a seed and were evaluated."""
+    return {
+        run.seed: statistics.mean(run.tasks[key]["main_metric"] for key in common)
+        for run in runs
+        if run.summary and common and run.seed is not None
+    }
+
+
+def _with_difference(
+    row: Row, baseline: Row, common: set[str], means: dict[int, float], base_means: dict[int, float]
+) -> Row:
     if row.mean is None or baseline.mean is None:
         return row
     spreads = [row.mean.spread, baseline.mean.spread]
     spread = None if None in spreads else sum(value**2 for value in spreads if value is not None) ** 0.5
     num = min(row.mean.num, baseline.mean.num)
-    return replace(row, difference=Stat(row.mean.mean - baseline.mean.mean, spread, num))
+    return replace(
+        row,
+        difference=Stat(row.mean.mean - baseline.mean.mean, spread, num),
+        p_tasks=sign_flip_p([row.tasks[key].mean - baseline.tasks[key].mean for key in sorted(common)]),
+        p_seeds=sign_flip_p([means[seed] - base_means[seed] for seed in sorted(means.keys() & base_means)]),
+    )
 
 
 def _warn(runs: Sequence[RunData], recipes: dict[str, list[RunData]]) -> None:

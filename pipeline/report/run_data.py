@@ -50,6 +50,11 @@ class RunData:
         return Path(named) if named and Path(named).is_file() else None
 
     @property
+    def row(self) -> str:
+        """The published row that the run is one of, if there is one of that name."""
+        return str(_parse_config(self.path / "config.yaml", self.config_text).get("published") or self.name)
+
+    @property
     def scores_folder(self) -> Path:
         return self.path / "selection" / "scores"
 

@@ -14,12 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from common.errors import ClipsiftError
+from pipeline.published import Number
 from pipeline.report.headline import IMAGENET
 from pipeline.report.rows import Row, Stat
 
 FORMATS = ("table", "markdown", "csv", "latex")
 _MAX_WIDTH = 400  # characters; no number is ever cut to fit a terminal
 _ABSENT = "\N{EN DASH}"
+_DOUBT = "\N{DAGGER}"  # behind a number that is not verified
+FOOTNOTE = f"{_DOUBT} not verified: recalled, or quoted by others"
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,12 @@ class Column:
     factor: float = 100
     digits: int = 1
     signed: bool = False
+    published: Callable[[Row], Number | None] | None = None  # the number it is or is compared with
+
+    def status(self, row: Row) -> str:
+        """How the published number is known; empty without one."""
+        number = self.published(row) if self.published else None
+        return number.status if number else ""
 
     def show(self, row: Row, between: str = " ± ") -> str:
         """Mean and spread as text, ``between`` between them."""
@@ -38,7 +47,33 @@ class Column:
         if stat is None:
             return _ABSENT
         mean = f"{self.factor * stat.mean:{'+' if self.signed else ''},.{self.digits}f}"
-        return mean if not stat.spread else f"{mean}{between}{self.factor * stat.spread:,.{self.digits}f}"
+        doubt = _DOUBT if self.status(row) not in ("", "verified") else ""
+        return (mean if not stat.spread else f"{mean}{between}{self.factor * stat.spread:,.{self.digits}f}") + doubt
+
+
+def _published_columns(name: str, ours: Callable[[Row], Stat | None]) -> list[Column]:
+    """What is published, and the difference to it."""
+
+    def number(row: Row) -> Number | None:
+        return row.publication.numbers.get(name) if row.publication else None
+
+    def theirs(row: Row) -> Stat | None:
+        found = number(row)
+        return Stat(found.value, None, 1) if found else None
+
+    def difference(row: Row) -> Stat | None:
+        found, mine = number(row), ours(row)
+        return Stat(mine.mean - found.value, mine.spread, mine.num) if found and mine else None
+
+    return [
+        Column(f"published {name}", theirs, published=number),
+        Column(f"vs published {name}", difference, signed=True, published=number),
+    ]
+
+
+def _p_value(row: Row, name: str) -> Stat | None:
+    value = getattr(row, name)
+    return None if value is None else Stat(value, None, 1)
 
 
 def columns(rows: Sequence[Row]) -> list[Column]:
@@ -52,6 +87,10 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         Column(f"mean of {rows[0].num_tasks} tasks", lambda row: None if complete else row.mean),
         Column("average of 38", lambda row: row.average),
         Column(f"vs {rows[0].recipe}", lambda row: row.difference, signed=True),
+        Column("p over tasks", lambda row: _p_value(row, "p_tasks"), factor=1, digits=3),
+        Column("p over seeds", lambda row: _p_value(row, "p_seeds"), factor=1, digits=3),
+        *_published_columns(IMAGENET, lambda row: row.imagenet),
+        *_published_columns("Average", lambda row: row.average),
         Column("samples seen", lambda row: row.samples_seen, factor=1, digits=0),
     ]
     return [column for column in found if any(column.value(row) for row in rows)]
@@ -74,6 +113,11 @@ def format_comparison(rows: Sequence[Row], format: str = "table") -> str:
     return makers[format](rows)
 
 
+def has_doubt(rows: Sequence[Row]) -> bool:
+    """Whether some number shown is not verified, so that :data:`FOOTNOTE` is due."""
+    return any(_DOUBT in column.show(row) for column in columns(rows) for row in rows)
+
+
 def _table(rows: Sequence[Row]) -> str:
     shown = columns(rows)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
@@ -85,26 +129,36 @@ def _table(rows: Sequence[Row]) -> str:
     console = Console(file=io.StringIO(), width=_MAX_WIDTH, color_system=None)
     with console.capture() as capture:
         console.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+    return "\n".join(
+        [*(line.rstrip() for line in capture.get().splitlines()), *([FOOTNOTE] if has_doubt(rows) else [])]
+    )
 
 
 def _markdown(rows: Sequence[Row]) -> str:
     shown = columns(rows)
     lines = [["recipe", "runs", *(column.title for column in shown)], ["---", *["---:"] * (len(shown) + 1)]]
     lines += [[row.recipe, str(len(row.runs)), *(column.show(row) for column in shown)] for row in rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return f"{text}\n\n{FOOTNOTE}" if has_doubt(rows) else text
 
 
 def _csv(rows: Sequence[Row]) -> str:
     shown = columns(rows)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    names = [column.title.removesuffix(" %") for column in shown]
-    writer.writerow(["recipe", "runs", *(name for title in names for name in (title, f"{title} spread"))])
+    head = ["recipe", "runs"]
+    for column in shown:
+        title = column.title.removesuffix(" %")
+        head += [title, f"{title} spread", *([f"{title} status"] if column.published else [])]
+    writer.writerow(head)
     for row in rows:
-        stats = [column.value(row) for column in shown]
-        cells: list[Any] = [cell for stat in stats for cell in ((stat.mean, stat.spread) if stat else (None, None))]
-        writer.writerow([row.recipe, len(row.runs), *("" if cell is None else repr(cell) for cell in cells)])
+        cells: list[Any] = [row.recipe, len(row.runs)]
+        for column in shown:
+            stat = column.value(row)
+            numbers = (stat.mean, stat.spread) if stat else (None, None)
+            cells += ["" if number is None else repr(number) for number in numbers]
+            cells += [column.status(row)] if column.published else []
+        writer.writerow(cells)
     return out.getvalue().rstrip("\n")
 
 
@@ -116,11 +170,12 @@ def _latex(rows: Sequence[Row]) -> str:
     for row in rows:
         cells = [_latex_cell(column.show(row, r" \pm ")) for column in shown]
         lines.append(" & ".join([_escape_latex(row.recipe), str(len(row.runs)), *cells]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+    note = [rf"% {FOOTNOTE}".replace(_DOUBT, r"$\dagger$")] if has_doubt(rows) else []
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", *note])
 
 
 def _latex_cell(text: str) -> str:
-    return "--" if text == _ABSENT else "$" + text.replace(",", "{,}") + "$"
+    return "--" if text == _ABSENT else "$" + text.replace(",", "{,}").replace(_DOUBT, r"^\dagger") + "$"
 
 
 def _escape_latex(text: str) -> str:

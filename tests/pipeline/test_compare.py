@@ -17,6 +17,7 @@ from fake_run import NUM_TASKS, TASKS, FakeIndex, make_index, make_run, write_su
 from common.errors import ClipsiftError
 from pipeline.compare import FORMATS, build_comparison_page, compare, format_comparison
 from pipeline.report import build_report
+from pipeline.report.significance import DRAWS, sign_flip_p
 from selection.subset import Subset
 
 BASE = (0.20, 0.23, 0.21)  # accuracy of the first task without filter, by seed
@@ -224,3 +225,56 @@ def test_page_of_runs_without_a_common_task(tmp_path: Path, index: FakeIndex) ->
     text = build_comparison_page(runs, tmp_path / "page").read_text()
     assert "The runs have no task in common." in text
     assert "mean of" not in text
+
+
+@pytest.mark.parametrize(
+    ("differences", "p"),
+    [
+        ([0.1, 0.2, 0.3], 2 / 8),  # only all signs as they are, or all turned, are as far
+        ([0.1, 0.1, -0.1], 1.0),
+        ([0.1, 0.2, 0.3, -0.05], 4 / 16),  # sums of 0.55 or more: two patterns, and their opposites
+        ([0.0, 0.0], 1.0),
+        ([0.5], None),
+    ],
+)
+def test_sign_flips_by_hand(differences: list[float], p: float | None) -> None:
+    assert sign_flip_p(differences) == p
+
+
+def test_sign_flips_of_many_pairs_are_drawn() -> None:
+    rng = np.random.default_rng(0)
+    assert sign_flip_p(rng.normal(1, 0.5, 38).tolist()) == 1 / (DRAWS + 1)
+    assert sign_flip_p([1.0, -1.0] * 19) == 1.0
+    exact = sign_flip_p(few := rng.normal(0.3, 1, 16).tolist())
+    drawn = sign_flip_p([*few, 0.0])  # a zero changes nothing but the way it is computed
+    assert exact is not None
+    assert drawn == pytest.approx(exact, abs=0.01)
+
+
+def test_differences_have_p_values_over_tasks_and_seeds(runs: list[Path]) -> None:
+    base, best, single = compare(runs)
+    assert (base.p_tasks, base.p_seeds) == (None, None)
+    assert (best.p_tasks, best.p_seeds) == (2 / 2 ** len(TASKS), 2 / 8)  # better on every task, with every seed
+    assert single.p_seeds is None  # one seed
+    text = format_comparison([base, best, single])
+    assert "p over tasks" in text
+    assert "0.062" in text or "0.063" in text
+
+
+def test_published_numbers_stand_beside_and_unverified_ones_are_marked(tmp_path: Path, index: FakeIndex) -> None:
+    runs = [
+        make_run(tmp_path / "a", index, name="medium_s_cliploss_normsim", accuracy=0.3),
+        make_run(tmp_path / "b", index, name="small_clip_score", keep=(), accuracy=0.06),
+        make_run(tmp_path / "c", index, name="mine", keep=(0.3,)),
+    ]
+    rows = compare(runs)
+    line = next(csv.DictReader(io.StringIO(format_comparison(rows[1:], "csv"))))
+    assert float(line["published ImageNet"]) == pytest.approx(0.317)
+    assert float(line["vs published ImageNet"]) == pytest.approx(0.3 - 0.317)
+    assert line["published ImageNet status"] == "verified"
+    table = format_comparison(rows, "markdown")
+    assert "| 31.7 | -1.7 |" in table
+    assert "| 5.1† | +0.9† |" in table
+    assert table.endswith("† not verified: recalled, or quoted by others")
+    assert r"$5.1^\dagger$" in format_comparison(rows, "latex")
+    assert "not verified" not in format_comparison([rows[2]], "table")

@@ -12,6 +12,7 @@ from fake_run import NUM_TASKS, TASKS, FakeIndex, make_index, make_run, write_su
 from PIL import Image
 
 from common.errors import ClipsiftError
+from pipeline.published import Number, Publication
 from pipeline.report import build_report
 from selection.subset import Subset
 
@@ -27,7 +28,18 @@ ALL_SECTIONS = {
     "losses",
     "provenance",
 }
-PUBLISHED = {"imagenet": 0.29, "groups": {"VTAB": 0.3}, "source": "a paper", "status": "recalled"}
+PUBLISHED = [
+    Publication(
+        row="two_steps",
+        source="a <paper>",
+        pool="110 M",
+        method="two steps",
+        size="22 M",
+        numbers={"ImageNet": Number(0.29, "recalled"), "Average": Number(0.35, "verified")},
+        known="",
+        note="A note.",
+    )
+]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +77,7 @@ def test_page_has_every_section_and_needs_nothing_else(page: Path) -> None:
     assert "<script" not in text
     assert "default-src 'none'" in text
     assert not re.search(r"url\((?!#)", text)
-    assert text.count('<img src="data:image/jpeg') == 2 * 4 * 6  # columns, bands, pictures
+    assert text.count('<img src="data:image/jpeg') == 2 * 5 * 6  # columns, bands, pictures
 
 
 def test_same_run_gives_the_same_bytes(tmp_path: Path, index: FakeIndex) -> None:
@@ -95,7 +107,7 @@ def test_captions_and_names_show_as_text(tmp_path: Path, index: FakeIndex) -> No
         ("training/metrics.csv", {"training"}),
         ("selection/data_report.json", {"losses"}),
         ("selection/scores/*.parquet", {"pictures", "captions", "agreement"}),
-        ("selection/subset.npy", {"kinds", "pictures", "captions"}),
+        ("selection/subset.npy", {"kinds", "captions"}),
     ],
 )
 def test_section_without_its_file_is_left_out(tmp_path: Path, index: FakeIndex, missing: str, gone: set[str]) -> None:
@@ -144,10 +156,55 @@ def test_average_is_shown_only_over_all_tasks(tmp_path: Path, index: FakeIndex) 
 
 def test_published_numbers_say_what_they_are(tmp_path: Path, index: FakeIndex) -> None:
     run = without(make_run(tmp_path / "run", index), *NO_PLOTS)
-    text = build_report(run, published=PUBLISHED).read_text()
-    assert "Source: a paper." in text
-    assert "<strong>recalled</strong>" in text
-    assert "+1.0" in text  # 30.0 % against 29.0 %
+    text = build_report(run, publications=PUBLISHED).read_text()
+    assert "a &lt;paper&gt;. A note." in text
+    found = dict(re.findall(r'<th scope="row">(ImageNet|Average) (.*?)</tr>', text))
+    assert '<span class="doubt">recalled</span>' in found["ImageNet"]
+    assert "+1.0" in found["ImageNet"]  # 30.0 % against 29.0 %
+    assert "doubt" not in found["Average"]
+    assert "verified" in found["Average"]
+    assert text.count('class="doubtful"') == 1
+
+
+def test_published_numbers_are_found_by_the_name_or_the_setting(tmp_path: Path, index: FakeIndex) -> None:
+    run = without(make_run(tmp_path / "run", index), *NO_PLOTS)
+    assert "published" not in sections(build_report(run))
+    (run / "config.yaml").write_text("name: mine\npublished: medium_s_cliploss\n")
+    text = build_report(run).read_text()
+    assert "27.9%" in text
+    assert "s-CLIPLoss 30 %, pool of 110 M" in text
+    (run / "config.yaml").write_text("name: medium_s_cliploss\n")
+    assert "27.9%" in build_report(run).read_text()
+
+
+def test_a_baseline_stands_beside_the_run(tmp_path: Path, index: FakeIndex) -> None:
+    run = without(make_run(tmp_path / "run", index, accuracy=0.3), *NO_PLOTS)
+    other = make_run(tmp_path / "other", index, name="plain", keep=(), accuracy=0.25, tasks=TASKS[:2])
+    text = build_report(run, baseline=other).read_text()
+    assert "Against plain: +5.0 points on the mean of 2 tasks, better on 2 of them." in text
+    assert re.search(r"<text[^>]*>plain</text>", text)
+    (other / "evaluation" / "summary.json").unlink()
+    assert "No task is scored in both this run and plain." in build_report(run, baseline=other).read_text()
+
+
+def test_pairs_at_chosen_quantiles_say_which_and_whether_they_were_kept(tmp_path: Path, index: FakeIndex) -> None:
+    run = without(make_run(tmp_path / "run", index, keep=(0.4,)), "training/metrics.csv", "evaluation/*")
+    text = build_report(run, index, quantiles=(0, 0.5, 1)).read_text()
+    band = text[text.index("Across the pool") :]
+    assert re.findall(r"· quantile ([\d.]+), (kept|dropped)", band)[:3] == [("1", "kept"), ("0.5", "dropped"), ("0", "dropped")]
+    with pytest.raises(ClipsiftError, match="quantiles"):
+        build_report(run, index, quantiles=(2,))
+
+
+def test_starts_and_versions_are_those_of_the_run(tmp_path: Path, index: FakeIndex) -> None:
+    run = without(make_run(tmp_path / "run", index), *NO_PLOTS)
+    start = {"command": "clipsift fit --name '<b>'", "time": "2026-01-02T03:04:05+00:00", "processes": 8}
+    start |= {"device": "a GPU", "commit": "abcdef0123456+", "versions": {"torch": "9.9.9"}}
+    (run / "provenance.json").write_text(json.dumps([start]))
+    text = build_report(run).read_text()
+    assert "9.9.9" in text
+    assert "abcdef0123+" in text
+    assert "clipsift fit --name &#39;&lt;b&gt;&#39;" in text
 
 
 def test_plots_are_saved_as_png(page: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from fake_run import NUM_TASKS, make_index, make_run
 
 from pipeline.compare import build_comparison_page
+from pipeline.published import published
 from pipeline.report import build_report
 
 CHROMIUM = next(
@@ -83,7 +84,10 @@ def pages(site: tuple[Path, str]) -> list[str]:
     for seed in range(2):
         name = "s_cliploss_then_normsim_inf_with_a_target_of_many_images"
         runs.append(make_run(folder / f"two-{seed}", index, name=name, seed=seed, tasks=tasks))
-    build_report(runs[-1], index, truth, {"imagenet": 0.3, "source": "a paper", "status": "verified"})
+    start = {"time": "2026-01-02T03:04:05+00:00", "processes": 8, "device": "a GPU of some make", "commit": "0" * 40}
+    start |= {"command": "clipsift reproduce --config " + "/a/long/path" * 9, "versions": {"torch": "9.9.9"}}
+    (runs[-1] / "provenance.json").write_text(json.dumps([start]))
+    build_report(runs[-1], index, truth, published("medium_s_cliploss"), baseline=runs[0])
     build_comparison_page(runs, folder / "compared", index, truth)
     return ["two-1/report/index.html", "compared/index.html"]
 

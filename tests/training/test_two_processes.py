@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from test_golden import check_golden
-from tiny_run import FailAt, RecordingCLIP, data_options
+from tiny_run import FailAt, RecordingCLIP, data_options, make_online, save_teacher
 
 from common.machine import Machine
 from training.callbacks import REQUEUE_EXIT_CODE
@@ -28,8 +29,8 @@ LOG_ALL = {"log_every_n_steps": 1}
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 
 
-def train_here(workspace: Path, out: Path, options: dict[str, Any] | None = None) -> RecordingCLIP:
-    module = RecordingCLIP(str(workspace / "tiny.json"))
+def train_here(workspace: Path, out: Path, options: dict[str, Any] | None = None, **hyper: Any) -> RecordingCLIP:
+    module = RecordingCLIP(str(workspace / "tiny.json"), **hyper)
     data = PoolDataModule(**data_options(workspace, out))
     fit(module, data, out, Machine("cpu", 1), checkpoint_steps=1, options=LOG_ALL | (options or {}))
     return module
@@ -46,6 +47,7 @@ def out(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
     with pytest.raises(ZeroDivisionError):
         train_here(workspace, folder / "second_half", {"callbacks": [FailAt(4)]})
+    save_teacher(workspace, folder / "teacher.pt")
     golden = Path(__file__).resolve().parents[3] / "shared" / "golden" / "training"
     command = [sys.executable, str(SCRIPT), str(workspace), str(folder), *([str(golden)] if golden.is_dir() else [])]
     with socket.socket() as free:
@@ -83,6 +85,40 @@ def test_same_global_batches_and_losses(out: Path, one: RecordingCLIP) -> None:
     assert [float(line.split(",")[2]) for line in logged] == pytest.approx(losses, abs=1e-9)
     assert json.loads((out / "whole" / "training" / "data_report.json").read_text())["training"]["samples"] == 72
     assert json.loads((out / "whole" / "training" / "training.json").read_text())["world_size"] == 2
+
+
+def test_siglip_and_the_moving_average(out: Path, workspace: Path, tmp_path: Path) -> None:
+    here = train_here(workspace, tmp_path, loss="siglip", ema=0.8)
+    assert join(records(out, "siglip"))[1] == pytest.approx(here.record["loss"], abs=1e-4)
+    there = load_file(out / "siglip" / "training" / "model" / "open_clip_model.safetensors")
+    for name, tensor in here.clip.state_dict().items():
+        if "in_proj_bias" not in name:  # the key's bias: rounding noise
+            torch.testing.assert_close(there[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_both_ranks_choose_what_one_chooses(out: Path, workspace: Path, tmp_path: Path) -> None:
+    steps = [{"score": "s_cliploss", "temperature": 0.07, "keep": 0.3}]
+    here = RecordingCLIP(str(workspace / "tiny.json"))
+    online = make_online(workspace, out / "teacher.pt", steps)
+    fit(here, PoolDataModule(**data_options(workspace, tmp_path)), tmp_path, Machine("cpu", 1), online=online)
+    parts = records(out, "online")
+    assert {len(batch) for part in parts for batch in part["uids"]} == {4}
+    uids, losses = join(parts)
+    assert uids == here.record["uids"]
+    assert losses == pytest.approx(here.record["loss"], abs=1e-5)
+
+
+def test_a_model_split_over_the_ranks(out: Path, one: RecordingCLIP) -> None:
+    uids, losses = join(records(out, "sharded"))
+    assert uids == one.record["uids"]
+    assert losses == pytest.approx(one.record["loss"], abs=1e-5)
+    whole = load_file(out / "sharded" / "training" / "model" / "open_clip_model.safetensors")
+    for name, tensor in one.clip.state_dict().items():
+        if "in_proj_bias" not in name:  # the key's bias: rounding noise
+            torch.testing.assert_close(whole[name], tensor, rtol=1e-3, atol=1e-4)
+    halves = [join(records(out, f"sharded_{half}")) for half in ("first", "second")]
+    assert halves[0][1] + halves[1][1] == losses  # resumed to the last bit
+    assert records(out, "sharded_ema")[1]["error"][1].startswith("model.ema: cannot average a model that")
 
 
 def test_one_process_goes_on_where_two_stopped(out: Path, one: RecordingCLIP, workspace: Path) -> None:

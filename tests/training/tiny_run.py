@@ -13,10 +13,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from common.clip import load_clip
 from common.machine import Machine, make_trainer
+from selection.config import Teacher
 from selection.subset import Subset
 from selection.uids import parse_uids
 from training import CLIPModule
+from training.online import Online, OnlineSelection
 
 ARCHITECTURE = {
     "embed_dim": 16,
@@ -95,6 +98,20 @@ class RecordingCLIP(CLIPModule):
         self.record["loss"].append(loss.item())
         self.record["lr"].append(self.optimizers().param_groups[0]["lr"])
         return loss
+
+
+def save_teacher(workspace: Path, path: Path) -> Path:
+    """Weights of a tiny CLIP that is not the one which is trained."""
+    torch.save(CLIPModule(str(workspace / "tiny.json"), lr=1.0, warmup=0, seed=7).clip.state_dict(), path)
+    return path
+
+
+def make_online(workspace: Path, teacher: Path, steps: list[dict[str, Any]]) -> OnlineSelection:
+    """The selection of 8 samples per step; every target is the same five features."""
+    online = Online(Teacher(str(workspace / "tiny.json"), str(teacher)), steps, batch_size=16)
+    target = torch.nn.functional.normalize(torch.randn(5, 16, generator=torch.Generator().manual_seed(1)), dim=1)
+    clip = load_clip(str(workspace / "tiny.json"), str(teacher))
+    return OnlineSelection(online, online.check(None), clip, lambda name: target, str(workspace / "tiny.json"), 8, 3)
 
 
 class FailAt(L.Callback):

@@ -8,17 +8,19 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_run import FailAt, RecordingCLIP, data_options, train_golden, write_pool
+from tiny_run import FailAt, RecordingCLIP, data_options, make_online, train_golden, write_pool
 
 from common.distributed import rank
 from common.errors import ClipsiftError
 from common.machine import Machine, launch
 from training.data import PoolDataModule
 from training.fit import fit
+from training.online import OnlineSelection
 
 LOG_ALL = {"log_every_n_steps": 1}
 
@@ -28,13 +30,21 @@ def main(workspace: Path, out: Path, golden: Path | None) -> None:
     machine = launch(Machine(accelerator="cpu", devices=2))
 
     def train(
-        name: str, workers: int = 0, failing: int | None = None, every: int = 1, **changes: Any
+        name: str,
+        workers: int = 0,
+        failing: int | None = None,
+        every: int = 1,
+        hyper: dict[str, Any] | None = None,
+        online: OnlineSelection | None = None,
+        strategy: str = "auto",
+        **changes: Any,
     ) -> dict[str, Any]:
-        module = RecordingCLIP(str(workspace / "tiny.json"))
+        module = RecordingCLIP(str(workspace / "tiny.json"), **(hyper or {}))
         data = PoolDataModule(**data_options(workspace, out / name) | {"workers": workers} | changes)
         options = LOG_ALL | ({} if failing is None else {"callbacks": [FailAt(failing)]})
         try:
-            fit(module, data, out / name, machine, checkpoint_steps=every, options=options)
+            where = replace(machine, strategy=strategy)
+            fit(module, data, out / name, where, checkpoint_steps=every, options=options, online=online)
         except (ClipsiftError, ZeroDivisionError) as error:
             module.record["error"] = [type(error).__name__, str(error)]
         return module.record
@@ -74,6 +84,11 @@ def main(workspace: Path, out: Path, golden: Path | None) -> None:
             module.record["error"] = [type(error).__name__, str(error)]
         return module.record
 
+    def online() -> dict[str, Any]:
+        """27 samples per step, 13 and 14 of them on each rank; the test has written the teacher's weights."""
+        steps = [{"score": "s_cliploss", "temperature": 0.07, "keep": 0.3}]
+        return train("online", online=make_online(workspace, out / "teacher.pt", steps))
+
     if golden == Path("long"):
         train("long", workers=1, every=10**6, samples_seen=8 * 3000)
         return
@@ -82,6 +97,12 @@ def main(workspace: Path, out: Path, golden: Path | None) -> None:
         "first_half": lambda: train("first_half", failing=4),  # the test goes on with one process
         "second_half": lambda: train("second_half", workers=1),  # the test has made the first with one process
         "indivisible": lambda: train("indivisible", global_batch=9),
+        "siglip": lambda: train("siglip", hyper={"loss": "siglip", "ema": 0.8}),
+        "online": online,
+        "sharded": lambda: train("sharded", strategy="fsdp", hyper={"accumulate": 2}),
+        "sharded_first": lambda: train("sharded_half", strategy="fsdp", failing=4, hyper={"accumulate": 2}),
+        "sharded_second": lambda: train("sharded_half", strategy="fsdp", hyper={"accumulate": 2}),
+        "sharded_ema": lambda: train("sharded_ema", strategy="fsdp", hyper={"ema": 0.9}),
         "alone": alone,
         "broken": broken,
         "gone": gone,

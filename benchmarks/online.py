@@ -1,0 +1,116 @@
+"""Selecting while training beside selecting before it, on the demo's data: ``python benchmarks/online.py --out DIR``.
+
+Three runs of the demo's model at equal samples seen, with the demo's own teacher: all pairs; the offline subset of a
+score's best; the best of each super-batch by the same score, online. Printed: how far the two selections agree, what
+each costs, and the accuracy that comes out. Runs are resumed, so the program may be stopped and started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else this file would hide the package of its name
+
+from benchmarks.measure import describe_machine
+from common.clip import load_clip
+from common.files import read_json
+from common.machine import launch
+from pipeline.demo import CONFIGS, SIZES
+from pipeline.demo_data import make_demo_data
+from pipeline.settings import RunSettings, parse_run
+from pipeline.stages import run_evaluate, run_fit, run_select
+from selection.subset import Subset
+from selection.uids import format_uids
+
+
+class Watch(L.Callback):
+    """The uids that were trained on, and the seconds between the first and the last step."""
+
+    def __init__(self) -> None:
+        self.uids: list[np.ndarray] = []
+        self.seconds, self.steps = 0.0, 0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not self.uids:
+            self._start = time.perf_counter()
+        self.uids.append(batch["uid"].numpy().copy())
+        self.steps, self.seconds = len(self.uids) - 1, time.perf_counter() - self._start
+
+
+def settings(out: Path, name: str, options: argparse.Namespace) -> RunSettings:
+    data, step = out / "data", f"{{score: {options.score}, keep: {options.keep}, temperature: 0.07}}"
+    if options.score != "s_cliploss":
+        step = f"{{score: {options.score}, keep: {options.keep}}}"
+    arguments = [f"--config={CONFIGS / 'base.yaml'}", f"--pool={data / 'pool'}", f"--trusted={data / 'trusted'}"]
+    arguments += [f"--eval={data / 'eval'}", f"--out={out / name}", f"--cache={out / 'cache'}", f"--name={name}"]
+    arguments += [f"--seed_everything={options.seed}", "--trainer.accelerator=cpu", "--trainer.devices=1"]
+    arguments += [f"--selection.steps=[{step if name == 'offline' else ''}]"]
+    if name == "online":
+        teacher = parse_run([*arguments, "--selection.steps=[]"]).selection.teacher
+        assert teacher is not None
+        assert teacher.train is not None
+        train = vars(teacher.train)
+        arguments += [f"--online={{teacher: {{model: {teacher.model}, train: {train}}}, steps: [{step}]}}"]
+    return parse_run(arguments)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--out", default="online-benchmark")
+    parser.add_argument("--score", default="s_cliploss", help="s_cliploss or clip_score")
+    parser.add_argument("--keep", type=float, default=0.4)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--size", choices=list(SIZES), default="full")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore", ".*LightningCLI's args parameter.*")
+    out = Path(options.out).absolute()
+    make_demo_data(out / "data", options.seed, **SIZES[options.size])
+    launch(settings(out, "all", options).machine)
+    print(describe_machine())
+    prepared = time.perf_counter()
+    subset = Subset.load(run_select(settings(out, "offline", options)))
+    prepared = time.perf_counter() - prepared
+    truth = pq.read_table(out / "data" / "truth.parquet")
+    kinds = dict(zip(truth.column("uid").to_pylist(), truth.column("kind").to_pylist()))
+    trained: dict[str, set[str]] = {}
+    for name in ("all", "offline", "online"):
+        run, watch = settings(out, name, options), Watch()
+        clip = load_clip(str(run_fit(run, [watch])), None)
+        run_evaluate(clip, str(run.eval), run.out / "evaluation", run.evaluation, run.machine)
+        score = read_json(run.out / "evaluation" / "summary.json")
+        if not watch.uids:
+            print(f"{name}: was complete; delete {run.out} to time it again. accuracy {_accuracy(score)}")
+            continue
+        uids = np.concatenate(watch.uids).view("u8,u8").reshape(-1)
+        words = format_uids(uids)
+        trained[name] = set(words)
+        good = Counter(kinds[word] for word in words)["good"] / len(words)
+        inside = (subset.multiplicity(uids) > 0).mean()
+        cost = watch.seconds / watch.steps / run.data["global_batch"] * 1e3
+        print(
+            f"{name:8} {cost:.3f} ms per trained sample; {inside:.1%} of them in the offline subset, {good:.1%} good; "
+            f"{len(trained[name]):,} distinct; accuracy {_accuracy(score)}"
+        )
+    print(f"before the offline training (teacher, features, scores, or what was left of it): {prepared:.1f} s")
+
+
+def _accuracy(summary: dict[str, Any]) -> str:
+    return f"{summary['mean_of_scored']:.4f} (mean of {summary['num_scored']} tasks)"
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # the models are small
+    main()

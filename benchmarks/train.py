@@ -1,0 +1,246 @@
+"""Training steps beside open_clip's own loop: ``python benchmarks/train.py [--model ViT-B-32] [--batch 64] ...``.
+
+Both sides train the same architecture on the same batches, which lie in memory, on one device, in turns within one
+process: ours is :func:`training.fit.fit`'s Trainer with all its callbacks, theirs ``open_clip_train``'s
+``train_one_epoch`` with the optimizer and the schedule of its ``main``. Ours gets uint8 pixels and normalises them on
+the device, theirs pixels that its loader has normalised already, which is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from open_clip_train.scheduler import cosine_lr
+from open_clip_train.train import train_one_epoch
+from torch.utils.data import Dataset
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else this file would hide the package of its name
+
+from benchmarks.measure import describe_machine
+from common.clip import create_clip
+from common.machine import Machine, quiet_libraries
+from training.callbacks import Supervisor
+from training.fit import make_fit_trainer
+from training.loader import GlobalBatchLoader
+from training.loss import contrastive_loss
+from training.metrics import Metrics
+from training.model import CLIPModule
+from training.schedule import parameter_groups
+from training.transform import normalise
+
+# What the loop itself costs shows best where the model costs nothing; a small one is what a CPU may really train.
+ARCHITECTURES = {
+    "tiny": {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "patch_size": 16, "head_width": 16},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 2},
+    },
+    "small": {
+        "embed_dim": 128,
+        "vision_cfg": {"image_size": 64, "layers": 4, "width": 128, "patch_size": 16, "head_width": 64},
+        "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 128, "heads": 2, "layers": 2},
+    },
+}
+PRECISIONS = {"fp32": "32-true", "amp": "16-mixed", "amp_bf16": "bf16-mixed"}  # open_clip's word: Lightning's
+# FLOP/s of dense half-precision products in the makers' data sheets.
+PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12}
+SKIPPED = 3  # steps at the start of each turn that are not counted: memory is obtained, kernels are chosen
+
+
+class Batches(Dataset):
+    """A few batches in memory, over and over; what a GlobalBatchLoader reads, without the reading."""
+
+    def __init__(self, batches: list[dict[str, torch.Tensor]]) -> None:
+        self.batches = batches
+        self.order = SimpleNamespace(fingerprint=lambda index: "in memory")
+        self.index = None
+
+    def __getitem__(self, step: int) -> tuple[dict[str, torch.Tensor], list[Any]]:
+        return self.batches[step % len(self.batches)], []
+
+
+class Clock:
+    """Seconds per step, from the moments at which the batches were asked for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.asked = device, list[float]()
+
+    def tick(self) -> None:
+        if self.device.type == "cuda" and len(self.asked) <= SKIPPED:
+            torch.cuda.synchronize()
+        self.asked.append(time.perf_counter())
+
+    def seconds(self) -> float:
+        """Per step, between the ``SKIPPED``th and the last asking; the device is waited for at the end."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+            self.asked[-1] = time.perf_counter()
+        counted = self.asked[SKIPPED:]
+        return (counted[-1] - counted[0]) / (len(counted) - 1)
+
+
+class TimedLoader(GlobalBatchLoader):
+    clock: Clock
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        batches = super().__iter__()
+        while True:
+            self.clock.tick()
+            if (batch := next(batches, None)) is None:
+                return
+            yield batch
+
+
+def ours(module: CLIPModule, batches: list[dict[str, torch.Tensor]], options: argparse.Namespace) -> float:
+    """Seconds per step of a fresh run of ours."""
+    device = torch.device(options.device)
+    accelerator = "gpu" if device.type == "cuda" else "cpu"
+    machine = Machine(accelerator, 1, precision=PRECISIONS[options.precision])
+    loader = TimedLoader(Batches(batches), options.steps, workers=0)  # type: ignore[arg-type]
+    loader.clock = Clock(device)
+    with tempfile.TemporaryDirectory() as folder:
+        supervisor = Supervisor(Path(folder), {}, max_loss=1.0, every_steps=10**9, every_minutes=1e9)
+        metrics = Metrics(Path(folder) / "metrics.csv", options.batch, supervisor)
+        trainer = make_fit_trainer(machine, False, [metrics, supervisor], {"log_every_n_steps": 100})
+        supervisor._save = lambda trainer: None  # type: ignore[method-assign]  # theirs saves outside of its loop too
+        trainer.fit(module, train_dataloaders=loader)
+    return loader.clock.seconds()
+
+
+def theirs(clip: torch.nn.Module, batches: list[dict[str, torch.Tensor]], options: argparse.Namespace) -> float:
+    """Seconds per step of open_clip's ``train_one_epoch`` on the same batches."""
+    clock = Clock(torch.device(options.device))
+
+    class Loader:
+        num_batches, num_samples = options.steps, options.steps * options.batch
+
+        def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            for step in range(options.steps):
+                clock.tick()
+                batch = batches[step % len(batches)]
+                yield batch["pixels"], batch["text"]
+            clock.tick()
+
+    arguments = SimpleNamespace(
+        device=options.device, precision=options.precision, distill=False, accum_freq=1, skip_scheduler=False,
+        horovod=False, grad_clip_norm=None, log_every_n_steps=100, rank=0, local_rank=0, world_size=1, wandb=False,
+        batch_size=options.batch, save_logs=False, log_local=False,
+    )  # fmt: skip
+    optimizer = torch.optim.AdamW(parameter_groups(clip, 0.2), lr=1e-4, betas=(0.9, 0.98), eps=1e-6)
+    scaler = torch.amp.GradScaler(device=options.device) if options.precision == "amp" else None
+    data = {"train": SimpleNamespace(set_epoch=lambda epoch: None, dataloader=Loader())}
+    schedule = cosine_lr(optimizer, 1e-4, 10, options.steps)
+    train_one_epoch(clip, data, contrastive_loss(0, 1), 0, optimizer, scaler, schedule, None, arguments)
+    return clock.seconds()
+
+
+def make_batches(module: CLIPModule, size: int, context: int, pin: bool) -> list[dict[str, torch.Tensor]]:
+    """Two batches of noise: what we get (image), what open_clip gets (pixels), and the same captions for both."""
+    generator, batches = torch.Generator().manual_seed(0), []
+    height, width = module.clip.visual.preprocess_cfg["size"]
+    for _ in range(2):
+        image = torch.randint(0, 256, (size, 3, height, width), dtype=torch.uint8, generator=generator)
+        text = torch.randint(1, 49406, (size, context), generator=generator)
+        text[:, -1] = 49407  # end of text: the largest id, where open_clip reads the feature
+        batch = {"image": image, "text": text, "pixels": normalise(image, module.mean.cpu(), module.std.cpu())}
+        batches.append({name: tensor.pin_memory() if pin else tensor for name, tensor in batch.items()})
+    return batches
+
+
+def step_flops(module: CLIPModule, context: int) -> int:
+    """FLOP of forward and backward for one pair, recomputation not counted; the loss's product is left out."""
+    height, width = module.clip.visual.preprocess_cfg["size"]
+    device = next(module.clip.parameters()).device
+    with FlopCounterMode(display=False) as counter:
+        out = module.clip(torch.zeros(1, 3, height, width, device=device), torch.ones(1, context, device=device).long())
+        (out["image_features"].sum() + out["text_features"].sum()).backward()
+    module.clip.zero_grad()
+    return counter.get_total_flops()
+
+
+def product_rate(device: torch.device, precision: str) -> float:
+    """FLOP/s of a bare square matrix product in the type that the model's products have."""
+    size = 8192 if device.type == "cuda" else 1024
+    kind = {"fp32": torch.float32, "amp": torch.float16, "amp_bf16": torch.bfloat16}[precision]
+    a, b = torch.randn(2, size, size, device=device).to(kind)
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        for _ in range(5):
+            a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, (time.perf_counter() - start) / 5)
+    return 2 * size**3 / best
+
+
+def report(best: dict[str, float], flops: float, options: argparse.Namespace) -> None:
+    device = torch.device(options.device)
+    bare = product_rate(device, options.precision)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    peak = next((value for key, value in PEAKS.items() if key in name), None) if options.precision != "fp32" else None
+    print(f"model FLOP per pair {flops / 1e9:.3f} G; bare product on {name}: {bare / 1e12:.3f} TFLOP/s")
+    for side, seconds in best.items():
+        used = flops * options.batch / seconds
+        share = f"{used / bare:.1%} of the bare product" + (f", {used / peak:.1%} of the data sheet" if peak else "")
+        print(f"{side:10} {1 / seconds:9.2f} steps/s  {seconds * 1e3:9.2f} ms  {used / 1e12:.4f} TFLOP/s ({share})")
+    print(f"ours / open_clip: {best['open_clip'] / best['ours']:.3f} x")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--model", default="small", help="tiny, small, an open_clip name or a JSON architecture")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=60, help="per turn")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--precision", choices=list(PRECISIONS), default="fp32")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--grad-checkpointing", action="store_true", help="on both sides")
+    parser.add_argument("--compile", action="store_true", help="on both sides")
+    options = parser.parse_args()
+    quiet_libraries()
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # as open_clip's main
+    with tempfile.TemporaryDirectory() as folder:
+        name = options.model
+        if name in ARCHITECTURES:
+            path = Path(folder) / f"{name}.json"
+            path.write_text(json.dumps(ARCHITECTURES[name]))
+            name = str(path)
+        module = CLIPModule(
+            name, lr=1e-4, warmup=10, grad_checkpointing=options.grad_checkpointing, compile=options.compile
+        )
+        torch.manual_seed(0)
+        clip = create_clip(name, output_dict=True).to(options.device)
+    clip.set_grad_checkpointing(options.grad_checkpointing)  # type: ignore[operator]
+    if options.compile:
+        clip.compile()
+    context = int(module.clip.context_length)
+    batches = make_batches(module, options.batch, context, pin=options.device.startswith("cuda"))
+    flops = step_flops(module, context)
+    print(describe_machine())
+    print(
+        f"{options.model}, batch {options.batch}, {options.precision}, {options.turns} turns of {options.steps} steps"
+    )
+    sides: dict[str, Callable[[], float]] = {
+        "ours": lambda: ours(module, batches, options),
+        "open_clip": lambda: theirs(clip, batches, options),
+    }
+    best = dict.fromkeys(sides, float("inf"))
+    for _ in range(options.turns):
+        for side, run in sides.items():
+            best[side] = min(best[side], run())
+    report(best, flops, options)
+
+
+if __name__ == "__main__":
+    main()
