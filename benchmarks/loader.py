@@ -142,17 +142,24 @@ def throughput(bench: Bench) -> None:
     bare = max(bare, bench.bare_decode())
     print(f"ours {fast:.0f}/s, ours exact {exact:.0f}/s, open_clip {other:.0f}/s, bare decode {bare:.0f}/s")
     print(f"  ours: {fast / other:.2f} x open_clip, {fast / bare:.1%} of the bare decode; exact: {exact / other:.2f} x")
-    loader = bench.ours(rows)
-    step = 1.25 * bench.batch / fast  # a device that takes a batch in 1.25 of the time the loader needs
-    start = time.perf_counter()
+    alone, _ = _consume(bench, 0.0)
+    elapsed, waited = _consume(bench, 1.25 * alone / bench.batches)
+    print(
+        f"  share of time waiting, with a device that takes a batch in 1.25 of the loader's time: {waited / elapsed:.1%}"
+    )
+
+
+def _consume(bench: Bench, step: float) -> tuple[float, float]:
+    """Seconds that a device with ``step`` seconds for a batch takes for all batches, and how many of them it waited."""
+    loader = bench.ours(np.arange(len(bench.index)))
+    start = 0.0
     for number, _ in enumerate(loader):
         if number == SKIPPED:
             start, loader.wait_seconds = time.perf_counter(), 0.0
         if number == SKIPPED + bench.batches:
             break
         time.sleep(step)
-    print(f"  share of time waiting, with a device of {1 / 1.25:.0%} of the loader's rate: "
-          f"{loader.wait_seconds / (time.perf_counter() - start):.1%}")  # fmt: skip
+    return time.perf_counter() - start, loader.wait_seconds
 
 
 def on_the_fly(bench: Bench) -> None:

@@ -1,7 +1,8 @@
-"""Selecting while training beside selecting before it, on the demo's data: ``python benchmarks/online.py --out DIR``.
+"""Selecting while training beside selecting before it: ``python benchmarks/online.py --out DIR``.
 
-Three runs of the demo's model at equal samples seen, with the demo's own teacher: all pairs; the offline subset of a
-score's best; the best of each super-batch by the same score, online. Printed: how far the two selections agree, what
+On the demo's data, or on others: ``--config FILE --pool DIR --trusted DIR --eval DIR --truth FILE``. Three runs of the
+same model at equal samples seen, with the config's own teacher: all pairs; the offline subset of a score's best; the
+best of each super-batch by the same score, online. Printed: how far the two selections agree, what
 each costs, and the accuracy that comes out. Runs are resumed, so the program may be stopped and started again.
 """
 
@@ -33,6 +34,8 @@ from pipeline.stages import run_evaluate, run_fit, run_select
 from selection.subset import Subset
 from selection.uids import format_uids
 
+DATA = {"pool": "pool", "trusted": "trusted", "eval": "eval", "truth": "truth.parquet"}
+
 
 class Watch(L.Callback):
     """The uids that were trained on, and the seconds between the first and the last step."""
@@ -51,11 +54,11 @@ class Watch(L.Callback):
 
 
 def settings(out: Path, name: str, options: argparse.Namespace) -> RunSettings:
-    data, step = out / "data", f"{{score: {options.score}, keep: {options.keep}, temperature: 0.07}}"
+    step = f"{{score: {options.score}, keep: {options.keep}, temperature: 0.07}}"
     if options.score != "s_cliploss":
         step = f"{{score: {options.score}, keep: {options.keep}}}"
-    arguments = [f"--config={CONFIGS / 'base.yaml'}", f"--pool={data / 'pool'}", f"--trusted={data / 'trusted'}"]
-    arguments += [f"--eval={data / 'eval'}", f"--out={out / name}", f"--cache={out / 'cache'}", f"--name={name}"]
+    arguments = [f"--{key}={getattr(options, key)}" for key in ("config", *DATA) if key != "truth"]
+    arguments += [f"--out={out / name}", f"--cache={out / 'cache'}", f"--name={name}"]
     arguments += [f"--seed_everything={options.seed}", "--trainer.accelerator=cpu", "--trainer.devices=1"]
     arguments += [f"--selection.steps=[{step if name == 'offline' else ''}]"]
     if name == "online":
@@ -73,17 +76,23 @@ def main() -> None:
     parser.add_argument("--score", default="s_cliploss", help="s_cliploss or clip_score")
     parser.add_argument("--keep", type=float, default=0.4)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--size", choices=list(SIZES), default="full")
+    parser.add_argument("--size", choices=list(SIZES), default="full", help="of the demo's data")
+    parser.add_argument("--config", default=CONFIGS / "base.yaml", help="of a run, its selection.steps left out")
+    for key in DATA:
+        parser.add_argument(f"--{key}", help="as in reproduce; all four or none" if key == "pool" else None)
     options = parser.parse_args()
     warnings.filterwarnings("ignore", ".*LightningCLI's args parameter.*")
     out = Path(options.out).absolute()
-    make_demo_data(out / "data", options.seed, **SIZES[options.size])
+    if options.pool is None:
+        make_demo_data(out / "data", options.seed, **SIZES[options.size])
+        for key, name in DATA.items():
+            setattr(options, key, out / "data" / name)
     launch(settings(out, "all", options).machine)
     print(describe_machine())
     prepared = time.perf_counter()
     subset = Subset.load(run_select(settings(out, "offline", options)))
     prepared = time.perf_counter() - prepared
-    truth = pq.read_table(out / "data" / "truth.parquet")
+    truth = pq.read_table(options.truth)
     kinds = dict(zip(truth.column("uid").to_pylist(), truth.column("kind").to_pylist()))
     trained: dict[str, set[str]] = {}
     for name in ("all", "offline", "online"):

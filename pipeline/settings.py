@@ -266,7 +266,7 @@ def _absolute_paths(config: jsonargparse.Namespace) -> jsonargparse.Namespace:
 
 def _absolute(value: str, must_exist: bool = True) -> str:
     """``value`` made absolute if it is a local path (relative to here, else to the repository), else unchanged."""
-    if "://" in value or "::" in value:
+    if "://" in value or "::" in value or value.startswith("pipe:"):
         return value
     for base in (Path.cwd(), REPOSITORY):
         if (base / value).exists():

@@ -30,6 +30,7 @@ from selection.subset import Subset
 from selection.tarscan import ROW_DTYPE, scan_tar
 from selection.uids import format_uids, sort_key
 
+_FORMAT = 2  # of the files; others are made anew
 _OPEN_FILES = 64  # shards kept open per process
 SHARD_CACHE_GB = 100.0  # of remote shards kept on this machine
 _JOIN_GAP = 1 << 14  # an image and a caption closer than this are read in one go
@@ -100,7 +101,9 @@ class PoolIndex:
         shard_cache = ShardCache(Path(cache) / "shards", int(shard_cache_gb * 1e9))
         with ThreadPoolExecutor(16) as threads:  # a request each, where shards are remote
             stamps = list(threads.map(lambda shard: stamp(shard.url), pool.shards))
-        identity = fingerprint([[shard.url, shard.name, stamp] for shard, stamp in zip(pool.shards, stamps)])
+        identity = fingerprint(
+            [_FORMAT, *([shard.url, shard.name, known] for shard, known in zip(pool.shards, stamps))]
+        )
         target = folder / identity
         if not (target / "index.json").is_file():
             _scan_shards(pool, stamps, folder, workers, shard_cache)
@@ -296,7 +299,7 @@ class _ShardScans(torch.utils.data.Dataset):
             rows, report = scan_tar(handle, size, shard, _expected(shard))
         with atomic_path(self.folder / f"{shard.name}.npy") as temporary, open(temporary, "wb") as out:
             np.save(out, rows, allow_pickle=False)
-        about = {"stamp": known, "size": size, "report": report.as_dict()}
+        about = {"format": _FORMAT, "stamp": known, "size": size, "report": report.as_dict()}
         write_json(self.folder / f"{shard.name}.json", about)
         return len(rows), report.num_lost, ""
 
@@ -332,8 +335,11 @@ def _scan_shards(pool: Pool, stamps: list[Stamp], folder: Path, workers: int, ca
 
 
 def _part_is_current(parts: Path, shard: Shard, known: Stamp) -> bool:
-    about = parts / f"{shard.name}.json"
-    return about.is_file() and (parts / f"{shard.name}.npy").is_file() and read_json(about)["stamp"] == known
+    path = parts / f"{shard.name}.json"
+    if not path.is_file() or not (parts / f"{shard.name}.npy").is_file():
+        return False
+    about = read_json(path)
+    return about.get("format") == _FORMAT and about["stamp"] == known
 
 
 def _merge(pool: Pool, stamps: list[Stamp], folder: Path, target: Path) -> None:

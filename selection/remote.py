@@ -111,8 +111,11 @@ def _is_final(error: Exception) -> bool:
     """Whether trying again is pointless: it is not there, or not for us."""
     if not isinstance(error, FileNotFoundError | PermissionError):
         return False
-    # fsspec's HTTP calls every trouble with a server "not found"; the cause tells.
-    return error.__cause__ is None or getattr(error.__cause__, "status", 500) in (401, 403, 404, 410)
+    # fsspec's HTTP client calls every trouble with a server "not found"; the cause tells.
+    cause = error.__cause__
+    if isinstance(cause, OSError) or type(cause).__module__.startswith("aiohttp"):
+        return getattr(cause, "status", 500) in (401, 403, 404, 410)
+    return True
 
 
 class ShardCache:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import fsspec
 import numpy as np
 
 from common.distributed import barrier, rank, world_size
@@ -25,7 +24,6 @@ from common.files import array_fingerprint, atomic_path, fingerprint, read_json,
 from common.images import IMAGE_EXTENSIONS
 from common.progress import Progress
 from selection.index import PoolIndex
-from selection.pool import Shard
 from selection.subset import Subset
 from selection.tarscan import Groups, Members
 from selection.uids import format_uids
@@ -121,16 +119,16 @@ def _write_shard(index: PoolIndex, copies: list[_Copy], path: Path) -> None:
             stop = at
             while stop < len(copies) and copies[stop].row in index.shard_rows(number):
                 stop += 1
-            _copy_from(index, index.shards[number], copies[at:stop], tar)
+            _copy_from(index, number, copies[at:stop], tar)
             at = stop
 
 
-def _copy_from(index: PoolIndex, shard: Shard, copies: list[_Copy], tar: tarfile.TarFile) -> None:
+def _copy_from(index: PoolIndex, shard: int, copies: list[_Copy], tar: tarfile.TarFile) -> None:
     """Append ``copies``, all of one source shard and in its order."""
     wanted: dict[int, list[_Copy]] = {}
     for copy in copies:
         wanted.setdefault(int(index.rows["image_offset"][copy.row]), []).append(copy)
-    with fsspec.open(shard.url, "rb") as handle:
+    with index.open_shard(shard) as handle:
         size = handle.seek(0, io.SEEK_END)
         handle.seek(0)
         for sample in Groups(handle, size):
@@ -139,8 +137,8 @@ def _copy_from(index: PoolIndex, shard: Shard, copies: list[_Copy], tar: tarfile
                 _append(handle, sample, copy, tar)
             if not wanted:
                 return
-    lost = next(iter(wanted.values()))[0]
-    raise ClipsiftError(f"{shard.url}: sample {lost.uid} is not where it was indexed; delete the index to scan again")
+    lost, url = next(iter(wanted.values()))[0], index.shards[shard].url
+    raise ClipsiftError(f"{url}: sample {lost.uid} is not where it was indexed; delete the index to scan again")
 
 
 def _append(handle: IO[bytes], sample: Members, copy: _Copy, tar: tarfile.TarFile) -> None:

@@ -205,3 +205,19 @@ def test_saved_tensors_are_counted_once_and_weights_not() -> None:
         values = layer(torch.ones(5, 10))  # keeps its input, 200 bytes, and the weight
         (values * values).sum()  # keeps one tensor of 400 bytes, twice
     assert saved.bytes == 200 + 400
+
+
+@pytest.mark.slow
+def test_two_processes_take_real_steps_together(folder: Path) -> None:
+    arguments = [f"--config={folder / 'config.yaml'}", f"--out={folder / 'run'}", "--data.workers=0", TASKS]
+    result = tiny.run(["doctor", *arguments, "--trainer.devices=2"])
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = table(result.stdout)
+    assert "2processesoncpu,8samples" in found["launch"][1]
+    assert found["memory"][0] == "ok"
+    assert result.stdout.count("settings") == 1
+    assert not (folder / "run").exists()
+    launcher = [str(Path(tiny.sys.executable).parent / "torchrun"), "--nproc_per_node=2", "--master_port=29517"]
+    refused = tiny.run(["doctor", *arguments, "--trainer.devices=1"], launcher)
+    assert refused.returncode != 0
+    assert "thelaunchhas2processes" in table(refused.stdout)["launch"][1]

@@ -191,7 +191,11 @@ def test_pairs_at_chosen_quantiles_say_which_and_whether_they_were_kept(tmp_path
     run = without(make_run(tmp_path / "run", index, keep=(0.4,)), "training/metrics.csv", "evaluation/*")
     text = build_report(run, index, quantiles=(0, 0.5, 1)).read_text()
     band = text[text.index("Across the pool") :]
-    assert re.findall(r"· quantile ([\d.]+), (kept|dropped)", band)[:3] == [("1", "kept"), ("0.5", "dropped"), ("0", "dropped")]
+    assert re.findall(r"· quantile ([\d.]+), (kept|dropped)", band)[:3] == [
+        ("1", "kept"),
+        ("0.5", "dropped"),
+        ("0", "dropped"),
+    ]
     with pytest.raises(ClipsiftError, match="quantiles"):
         build_report(run, index, quantiles=(2,))
 

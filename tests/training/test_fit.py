@@ -246,3 +246,18 @@ def test_half_precision_and_clipping(make_data, make_module, workspace, tmp_path
     assert half.record["loss"][0] == pytest.approx(plain.record["loss"][0], abs=0.02)
     assert half.record["loss"][0] != plain.record["loss"][0]
     assert half.record["loss"][-1] != pytest.approx(plain.record["loss"][-1], abs=0.02)  # clipped to a tenth
+
+
+@pytest.mark.parametrize(
+    ("strategy", "hyper", "options", "message"),
+    [
+        ("deepspeed", {}, {}, r"trainer\.strategy: deepspeed is not supported; take auto, ddp or fsdp"),
+        ("fsdp", {"ema": 0.9}, {}, r"model\.ema: cannot average"),
+        ("fsdp", {}, {"gradient_clip_val": 1.0}, r"trainer\.gradient_clip_val: is not supported with"),
+    ],
+)
+def test_strategies_that_do_not_go_with_the_rest_are_refused(
+    make_data, make_module, tmp_path, strategy, hyper, options, message
+):
+    with pytest.raises(ClipsiftError, match=message):
+        fit(make_module(**hyper), make_data(), tmp_path / "run", Machine("cpu", 1, strategy=strategy), options=options)
