@@ -163,10 +163,10 @@ def clipcov_blocks(options: argparse.Namespace) -> None:
 
 
 def clipcov_large(options: argparse.Namespace) -> None:
-    """Classes as uneven as 1 / rank; features mapped from disk, as a run has them."""
+    """Classes as uneven as 1 / sqrt(rank); features mapped from disk, as a run has them."""
     count, classes, size = options.cc3m
     labels = unit_rows(classes, 512, 2)
-    weights = 1 / np.arange(1, classes + 1)
+    weights = 1 / np.sqrt(np.arange(1, classes + 1))
     chosen = torch.from_numpy(np.random.default_rng(0).choice(classes, count, p=weights / weights.sum()))
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         towers = []

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from common.data_report import DataReport
 from common.errors import ClipsiftError
@@ -55,16 +55,18 @@ class StepDataset(Dataset):
         places = places_at(step, order.global_batch)[self.share]
         rows = order.at(places)
         self._fetch_ahead(int(places[-1]))
-        images = torch.empty((len(places), 3, *self.transform.size), dtype=torch.uint8)
-        captions = []
+        images, captions = [], []
         try:
             for number, place in enumerate(places.tolist()):
-                rows[number], caption = self._decode(place, int(rows[number]), images[number], lost)
+                rows[number], pixels, caption = self._decode(place, int(rows[number]), lost)
+                images.append(pixels)
                 captions.append(caption)
         except ClipsiftError as error:
             return {"error": str(error)}, lost
         uids = torch.from_numpy(self.index.entries(rows.tolist())["uid"].copy().view(np.int64).reshape(-1, 2))
-        return {"image": images, "text": self.tokenizer(captions), "uid": uids}, lost
+        # In a worker, collating writes into shared memory: the only copy on the way to the consumer, and as the pixels lie.
+        image = default_collate([pixels.permute(1, 2, 0) for pixels in images]).permute(0, 3, 1, 2)
+        return {"image": image, "text": self.tokenizer(captions), "uid": uids}, lost
 
     def _fetch_ahead(self, place: int) -> None:
         """Have the window's and the next one's remote shards fetched in the background, shared out over the workers."""
@@ -76,15 +78,14 @@ class StepDataset(Dataset):
             worker = get_worker_info()
             self.index.fetch_ahead(rows[worker.id :: worker.num_workers] if worker else rows)
 
-    def _decode(self, place: int, row: int, out: torch.Tensor, lost: list[Lost]) -> tuple[int, str]:
-        """Fill ``out`` with the pixels of ``row`` or of its replacement; returns the row used and its caption."""
+    def _decode(self, place: int, row: int, lost: list[Lost]) -> tuple[int, torch.Tensor, str]:
+        """The row used, which is ``row`` or its replacement, its pixels and its caption."""
         for attempt in range(1, _MAX_REPLACEMENTS + 1):
             if self.reading:
                 self.reading.note(row)
             sample: Sample = self.index.read(row)
             try:
-                out.copy_(self.transform(sample.image, place))
-                return row, sample.caption
+                return row, self.transform(sample.image, place), sample.caption
             except ImageError as error:
                 lost.append((error.cause, sample.shard, sample.key, error.detail))
                 row = self.order.instead(place, attempt)

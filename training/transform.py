@@ -46,11 +46,8 @@ class TrainTransform:
         # Cropped first and resized then: resizing a box of the whole would let pixels outside of it shine in.
         pixels = jpeg_pixels(image, data) if self.decode == "fast" else None
         if pixels is not None:
-            # Down first, then across: whole rows lie in one piece, and the slower direction has fewer of them.
-            rows = interpolate(
-                pixels[None, :, top : top + height], size=(self.size[0], image.width), mode="bicubic", antialias=True
-            )
-            return interpolate(rows[..., left : left + width], size=self.size, mode="bicubic", antialias=True)[0]
+            cropped = pixels[None, :, top : top + height, left : left + width]
+            return interpolate(cropped, size=self.size, mode="bicubic", antialias=True)[0]
         resized = (
             to_rgb(image)
             .crop((left, top, left + width, top + height))
@@ -83,4 +80,5 @@ def crop_box(width: int, height: int, generator: random.Random) -> tuple[int, in
 
 def normalise(image: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
     """(b, 3, h, w) uint8 to float32 ``(image / 255 - mean) / std``; ``mean`` and ``std`` are (3, 1, 1), in [0, 1]."""
-    return image.float().div_(255).sub_(mean).div_(std)
+    planes = image.to(torch.float32, memory_format=torch.contiguous_format)  # batches come pixel by pixel
+    return planes.div_(255).sub_(mean).div_(std)

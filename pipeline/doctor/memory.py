@@ -40,9 +40,9 @@ def fixed_bytes(num_parameters: int, averaged: bool) -> float:
 
 
 def available(device: torch.device, local_ranks: int) -> float:
-    """Bytes for this process: all of a GPU, or its part of the main memory that is free."""
+    """Bytes for this process: what is free of a GPU, or its part of the main memory that is."""
     if device.type == "cuda":
-        return float(torch.cuda.get_device_properties(device).total_memory)
+        return float(torch.cuda.mem_get_info(device)[0])
     lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     free = 1024.0 * int(lines["MemAvailable"].split()[0])
     limit = Path("/sys/fs/cgroup/memory.max")  # of a container
@@ -53,9 +53,13 @@ def available(device: torch.device, local_ranks: int) -> float:
 
 
 class Saved:
-    """Bytes of what the forward pass kept for the backward pass."""
+    """Bytes of what the forward pass kept for the backward pass, since :meth:`restart`."""
 
     def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Count a step of its own: what it keeps may lie where the step before had kept something."""
         self.bytes = 0
         self._seen: set[int] = set()
 

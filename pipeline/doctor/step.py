@@ -17,7 +17,7 @@ from common.errors import ClipsiftError
 from common.machine import Machine, device_of
 from common.progress import format_duration
 from pipeline.doctor.finding import Finding, Status, size
-from pipeline.doctor.memory import StepMemory, available, fixed_bytes, saved_tensors
+from pipeline.doctor.memory import Saved, StepMemory, available, fixed_bytes, saved_tensors
 from pipeline.settings import RunSettings
 from selection.index import PoolIndex
 from selection.subset import Subset
@@ -82,31 +82,33 @@ class _Trial:
         self.local_ranks = max(1, world_size() // machine.num_nodes)
 
     def findings(self) -> list[Finding]:
-        few = min(self.share, _PIECE * self.accumulate)
+        few = min(self.share, _PIECE)
         more = min(self.share, 4 * few)
-        first, second = self._steps(few), self._steps(more)
+        there = min(gather_objects(available(self.device, self.local_ranks)))
+        # In one piece: checkpointing hides what each of several keeps.
+        first, second = self._steps(few, 1), self._steps(more, 1)
         memory = self._memory(few, first[1], more, second[1])
-        need, there = memory.bytes(self.share, world_size(), self.accumulate), available(self.device, self.local_ranks)
+        need = memory.bytes(self.share, world_size(), self.accumulate)
         if need > there:
             return [self._too_large(memory, f"a step needs about {size(need)}", there)]
         per_sample = max((second[0] - first[0]) / (more - few), 0.0) if more > few else 0.0
         seconds, how = second[0] + per_sample * (self.share - more), f"worked out from steps of {few} and {more}"
-        if more == self.share:
+        seconds *= 4 / 3 if self.accumulate > 1 else 1  # every encoding is done twice
+        if more == self.share and self.accumulate == 1:
             how = "measured"
         elif self.device.type == "cuda" or seconds <= _PATIENCE:
             try:
-                (seconds, _), how = self._steps(self.share), "measured"
+                (seconds, _), how = self._steps(self.share, self.accumulate), "measured"
             except torch.OutOfMemoryError:
                 return [self._too_large(memory, f"a step of {self.share:,} samples ran out of memory", there)]
         used = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else need
         text = f"{size(used)} of {size(there)} for {self.share:,} samples on each device"
-        return [Finding("memory", "ok", text), *self._speed(max(gather_objects(seconds)), how)]
+        return [Finding("memory", "ok", text), *self._speed(seconds, how)]
 
     def _memory(self, few: int, few_bytes: int, more: int, more_bytes: int) -> StepMemory:
         parameters = sum(parameter.numel() for parameter in CLIPModule(**self.run.model).parameters())
         per_sample = (more_bytes - few_bytes) / (more - few) if more > few else more_bytes / more
         fixed = fixed_bytes(parameters, bool(self.run.model.get("ema")))
-        # One piece's activations are there at a time: what was counted is that of all pieces.
         image = self.material.batch["image"][0].numel() * 5  # uint8 and float32
         return StepMemory(fixed, max(per_sample, 0.0) + image)
 
@@ -118,15 +120,15 @@ class _Trial:
         found = f"{text} for {self.share:,} samples on each device, there are {size(there)}"
         return Finding("memory", "fail", found, remedy)
 
-    def _steps(self, count: int) -> tuple[float, int]:
-        """Seconds of a step of ``count`` samples on each rank, and bytes kept for its backward pass."""
-        clock = _Clock(self.device)
+    def _steps(self, count: int, accumulate: int) -> tuple[float, int]:
+        """Seconds of a step of ``count`` samples on each rank, the slowest one's, and bytes kept for backward."""
         loader = _Same(self.material.batch, count)
         options = {"gradient_clip_val": self.run.trainer.get("gradient_clip_val"), "inference_mode": False}
-        trainer = make_fit_trainer(self.machine, False, [clock], options)
         with saved_tensors() as saved:
-            trainer.fit(CLIPModule(**self.run.model), train_dataloaders=loader)
-        return clock.seconds, saved.bytes // len(loader)
+            clock = _Clock(self.device, saved)
+            trainer = make_fit_trainer(self.machine, False, [clock], options)
+            trainer.fit(CLIPModule(**self.run.model | {"accumulate": accumulate}), train_dataloaders=loader)
+        return max(gather_objects(clock.seconds)), saved.bytes
 
     def _speed(self, seconds: float, how: str) -> list[Finding]:
         data = PoolDataModule(**self.run.data)
@@ -170,10 +172,11 @@ class _Clock(L.Callback):
 
     seconds = 0.0
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, saved: Saved) -> None:
+        self.device, self.saved = device, saved
 
     def on_train_batch_start(self, *_: Any) -> None:
+        self.saved.restart()
         self._start = self._now()
 
     def on_train_batch_end(self, *_: Any) -> None:

@@ -157,6 +157,7 @@ def task_bars(title: str, tasks: Sequence[Mapping[str, Any]], baseline: Mapping[
 
 def kind_bars(shares: Mapping[str, float], counts: Mapping[str, int], overall: float | None) -> Plot:
     """Share kept of each kind of sample, and of all."""
+    limit = max(*shares.values(), overall or 0, 0.01) * 1.22
 
     def paint(axes: Axes) -> None:
         rows = np.arange(len(shares))
@@ -166,9 +167,11 @@ def kind_bars(shares: Mapping[str, float], counts: Mapping[str, int], overall: f
             axes.axvline(overall, color=COLOURS["ink"], linewidth=1, linestyle=(0, (3, 2)), label=label)
             legend_above(axes)
         for row, value in zip(rows, shares.values()):
-            axes.annotate(f"{value:.1%}", (value, row), (4, 0), textcoords="offset points", va="center")
+            under_line = overall is not None and value <= overall < value + 0.16 * limit  # the text would be crossed
+            at = overall if under_line and overall is not None else value
+            axes.annotate(f"{value:.1%}", (at, row), (4, 0), textcoords="offset points", va="center")
         axes.set_yticks(rows, [f"{shorten(kind, 20)} ({counts[kind]:,})" for kind in shares])
-        horizontal_bars(axes, len(rows), max(*shares.values(), overall or 0, 0.01) * 1.22)
+        horizontal_bars(axes, len(rows), limit)
 
     return draw("kinds", "Share kept of each kind", paint, size=(PANEL[0], BARS_MARGIN + ROW_HEIGHT * len(shares)))
 

@@ -16,7 +16,8 @@ from common.errors import ClipsiftError
 from selection import remote
 from selection.index import PoolIndex
 from selection.pool import Pool
-from selection.remote import ShardCache, stamp
+from selection.remote import stamp
+from selection.shard_cache import ShardCache
 
 
 @pytest.fixture(autouse=True)
