@@ -64,7 +64,7 @@ class StepDataset(Dataset):
         except ClipsiftError as error:
             return {"error": str(error)}, lost
         uids = torch.from_numpy(self.index.entries(rows.tolist())["uid"].copy().view(np.int64).reshape(-1, 2))
-        # In a worker, collating writes into shared memory: the only copy on the way to the consumer, and as the pixels lie.
+        # In a worker, collating writes into shared memory: the only copy on the way out, and as the pixels lie.
         image = default_collate([pixels.permute(1, 2, 0) for pixels in images]).permute(0, 3, 1, 2)
         return {"image": image, "text": self.tokenizer(captions), "uid": uids}, lost
 

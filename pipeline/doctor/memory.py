@@ -39,6 +39,12 @@ def fixed_bytes(num_parameters: int, averaged: bool) -> float:
     return num_parameters * (_ADAM_BYTES + (4 if averaged else 0))
 
 
+def num_blocks(model: torch.nn.Module) -> int:
+    """The largest number of equal blocks in a row: those that checkpointing computes again one by one; at least 1."""
+    stacks = [module for module in model.modules() if isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential))]
+    return max([1, *(len(stack) for stack in stacks if len({type(block) for block in stack}) == 1)])
+
+
 def available(device: torch.device, local_ranks: int) -> float:
     """Bytes for this process: what is free of a GPU, or its part of the main memory that is."""
     if device.type == "cuda":

@@ -17,7 +17,7 @@ from common.errors import ClipsiftError
 from common.machine import Machine, device_of
 from common.progress import format_duration
 from pipeline.doctor.finding import Finding, Status, size
-from pipeline.doctor.memory import Saved, StepMemory, available, fixed_bytes, saved_tensors
+from pipeline.doctor.memory import Saved, StepMemory, available, fixed_bytes, num_blocks, saved_tensors
 from pipeline.settings import RunSettings
 from selection.index import PoolIndex
 from selection.subset import Subset
@@ -27,6 +27,7 @@ from training.model import CLIPModule
 
 _READ = 64  # samples that are read and decoded
 _PIECE = 8  # samples of the smaller trial step
+_MARGIN = 1.25  # allocators keep more than they are asked for
 _PATIENCE = 60.0  # seconds that a step of the whole batch may take; a longer one is worked out from smaller ones
 _WAIT = 0.05  # share of the time that may go by waiting for data
 
@@ -86,9 +87,9 @@ class _Trial:
         more = min(self.share, 4 * few)
         there = min(gather_objects(available(self.device, self.local_ranks)))
         # In one piece: checkpointing hides what each of several keeps.
-        first, second = self._steps(few, 1), self._steps(more, 1)
+        first, second = self._steps(few, accumulate=1), self._steps(more, accumulate=1)
         memory = self._memory(few, first[1], more, second[1])
-        need = memory.bytes(self.share, world_size(), self.accumulate)
+        need = _MARGIN * memory.bytes(self.share, world_size(), self.accumulate)
         if need > there:
             return [self._too_large(memory, f"a step needs about {size(need)}", there)]
         per_sample = max((second[0] - first[0]) / (more - few), 0.0) if more > few else 0.0
@@ -98,7 +99,7 @@ class _Trial:
             how = "measured"
         elif self.device.type == "cuda" or seconds <= _PATIENCE:
             try:
-                (seconds, _), how = self._steps(self.share, self.accumulate), "measured"
+                (seconds, _), how = self._steps(self.share), "measured"
             except torch.OutOfMemoryError:
                 return [self._too_large(memory, f"a step of {self.share:,} samples ran out of memory", there)]
         used = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else need
@@ -106,28 +107,34 @@ class _Trial:
         return [Finding("memory", "ok", text), *self._speed(seconds, how)]
 
     def _memory(self, few: int, few_bytes: int, more: int, more_bytes: int) -> StepMemory:
-        parameters = sum(parameter.numel() for parameter in CLIPModule(**self.run.model).parameters())
+        module = CLIPModule(**self.run.model)
         per_sample = (more_bytes - few_bytes) / (more - few) if more > few else more_bytes / more
-        fixed = fixed_bytes(parameters, bool(self.run.model.get("ema")))
-        image = self.material.batch["image"][0].numel() * 5  # uint8 and float32
-        return StepMemory(fixed, max(per_sample, 0.0) + image)
+        per_sample = max(per_sample, 0.0) + self.material.batch["image"][0].numel() * 5  # uint8 and float32
+        if self.run.model.get("grad_checkpointing"):  # and what one block keeps while it is computed again
+            whole = self._steps(few, accumulate=1, grad_checkpointing=False)[1]
+            per_sample += whole / few / num_blocks(module)
+        parameters = sum(parameter.numel() for parameter in module.parameters())
+        return StepMemory(fixed_bytes(parameters, bool(self.run.model.get("ema"))), per_sample)
 
     def _too_large(self, memory: StepMemory, text: str, there: float) -> Finding:
-        pieces = memory.pieces_that_fit(self.share, world_size(), there)
+        pieces = memory.pieces_that_fit(self.share, world_size(), there / _MARGIN)
         remedy = f"--model.accumulate {pieces}" if pieces else "use more devices"
         if not self.run.model.get("grad_checkpointing"):
             remedy += ", or --model.grad_checkpointing true"
         found = f"{text} for {self.share:,} samples on each device, there are {size(there)}"
         return Finding("memory", "fail", found, remedy)
 
-    def _steps(self, count: int, accumulate: int) -> tuple[float, int]:
-        """Seconds of a step of ``count`` samples on each rank, the slowest one's, and bytes kept for backward."""
+    def _steps(self, count: int, **changes: Any) -> tuple[float, int]:
+        """Seconds of a step of ``count`` samples on each rank, the slowest one's, and bytes kept for backward.
+
+        ``changes``: of the model's settings.
+        """
         loader = _Same(self.material.batch, count)
         options = {"gradient_clip_val": self.run.trainer.get("gradient_clip_val"), "inference_mode": False}
         with saved_tensors() as saved:
             clock = _Clock(self.device, saved)
             trainer = make_fit_trainer(self.machine, False, [clock], options)
-            trainer.fit(CLIPModule(**self.run.model | {"accumulate": accumulate}), train_dataloaders=loader)
+            trainer.fit(CLIPModule(**self.run.model | changes), train_dataloaders=loader)
         return max(gather_objects(clock.seconds)), saved.bytes
 
     def _speed(self, seconds: float, how: str) -> list[Finding]:

@@ -15,7 +15,8 @@ import torch
 from pools import write_pool
 
 import pipeline.doctor.disk
-from pipeline.doctor.memory import StepMemory, saved_tensors
+from common.clip import create_clip
+from pipeline.doctor.memory import StepMemory, num_blocks, saved_tensors
 from pipeline.doctor.shards import check_ends, read_some
 from pipeline.doctor.subsets import check_metadata, check_subsets
 from pipeline.settings import RunSettings, parse_run
@@ -197,6 +198,11 @@ def test_memory_of_a_step_by_hand() -> None:
     assert memory.bytes(16, 2, accumulate=4) == 1000 + 400 + 24 * 16 * 32
     assert memory.pieces_that_fit(16, 2, 1000 + 400 + 24 * 16 * 32) == 4
     assert memory.pieces_that_fit(16, 2, 1000) is None
+
+
+def test_blocks_are_those_of_the_longest_row() -> None:
+    assert num_blocks(torch.nn.Linear(2, 2)) == 1
+    assert num_blocks(create_clip("ViT-B-32", device="meta")) == 12
 
 
 def test_saved_tensors_are_counted_once_and_weights_not() -> None:

@@ -94,6 +94,6 @@ def test_what_the_pool_lacks_is_counted_and_a_changed_shard_refused(index: PoolI
         first = tar.next()
     assert first is not None
     shard.write_bytes(shard.read_bytes()[first.offset_data + (first.size + 511) // 512 * 512 :])
-    with pytest.raises(ClipsiftError, match="not where it was indexed"):
+    with pytest.raises(ClipsiftError, match="has another size or time of change"):
         reshard(index, subset_of(index, {2: 1}), tmp_path / "changed")
     assert not list((tmp_path / "changed").glob("*.tar"))
