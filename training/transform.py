@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from common.images import MAX_PIXELS, jpeg_pixels, peek_image, to_rgb
+from common.images import MAX_PIXELS, decode_image, jpeg_pixels
 
 Decode = Literal["fast", "exact"]
 
@@ -41,18 +41,17 @@ class TrainTransform:
 
     def __call__(self, data: bytes, place: int) -> torch.Tensor:
         """(3, height, width) uint8 RGB; raises :class:`common.images.ImageError` for data that is no usable image."""
-        image = peek_image(data, self.max_pixels)
-        left, top, width, height = crop_box(image.width, image.height, random.Random((self.seed << 64) | place))
+        generator = random.Random((self.seed << 64) | place)
+        pixels = jpeg_pixels(data, self.max_pixels) if self.decode == "fast" else None
         # Cropped first and resized then: resizing a box of the whole would let pixels outside of it shine in.
-        pixels = jpeg_pixels(image, data) if self.decode == "fast" else None
         if pixels is not None:
+            left, top, width, height = crop_box(pixels.shape[2], pixels.shape[1], generator)
             cropped = pixels[None, :, top : top + height, left : left + width]
             return interpolate(cropped, size=self.size, mode="bicubic", antialias=True)[0]
-        resized = (
-            to_rgb(image)
-            .crop((left, top, left + width, top + height))
-            .resize((self.size[1], self.size[0]), Image.Resampling.BICUBIC)
-        )
+        image = decode_image(data, self.max_pixels)
+        left, top, width, height = crop_box(image.width, image.height, generator)
+        cropped_image = image.crop((left, top, left + width, top + height))
+        resized = cropped_image.resize((self.size[1], self.size[0]), Image.Resampling.BICUBIC)
         return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
 
