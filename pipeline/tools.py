@@ -1,4 +1,4 @@
-"""The verbs that look at subsets, or make something of them: subset, explain, reshard."""
+"""The verbs beside the pipeline: subset, explain and reshard look at subsets; target makes what scores compare with."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
+from common.clip import load_clip
 from common.errors import ClipsiftError
 from common.files import atomic_path
 from common.images import ImageError, open_image
-from common.machine import Machine, launch
+from common.machine import Machine, device_of, launch
 from common.progress import make_console
 from pipeline.arguments import existing_file, parse_settings, say
 from pipeline.report.score_sample import read_scores
@@ -27,6 +28,7 @@ from selection.merge import combine
 from selection.pool import Pool, stem
 from selection.resharding import SHARD_SIZE, reshard
 from selection.subset import Subset
+from selection.target_sets import embed_target
 from selection.uids import parse_uids, sort_key
 
 _OPERATIONS = {"union": "union", "intersect": "intersection", "subtract": "difference"}
@@ -172,4 +174,29 @@ def _reshard(arguments: list[str]) -> None:
     say(f"reshard: {about['kept']:,} samples in {about['shards']:,} shards: {settings.out}")
 
 
-TOOLS: dict[str, Callable[[list[str]], None]] = {"subset": _subset, "explain": _explain, "reshard": _reshard}
+@dataclass
+class _TargetSettings:
+    """Features of the train images of several evaluation sets, which lie under ``data``, as a target for recipes."""
+
+    name: str
+    data: str
+    model: str
+    pretrained: str | None
+    out: str
+    trainer: Machine = field(default_factory=Machine)
+
+
+def _target(arguments: list[str]) -> None:
+    settings = parse_settings(_TargetSettings, arguments, positional="name")
+    clip = load_clip(settings.model, settings.pretrained)
+    device = device_of(launch(settings.trainer))
+    files = embed_target(settings.name, Path(settings.data), clip, Path(settings.out), device)
+    say(f"target: {len(files)} sets in {settings.out}")
+
+
+TOOLS: dict[str, Callable[[list[str]], None]] = {
+    "subset": _subset,
+    "explain": _explain,
+    "reshard": _reshard,
+    "target": _target,
+}

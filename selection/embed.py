@@ -166,7 +166,7 @@ def embed_images(
         while batch := [clip.preprocess(picture) for picture in islice(pictures, batch_size)]:
             encoded = model.encode_image(torch.stack(batch).to(device)).float()
             features.append(torch.nn.functional.normalize(encoded, dim=-1).cpu())
-    return torch.cat(features).numpy()
+    return torch.cat(features).numpy() if features else np.empty((0, 0), np.float32)
 
 
 def _merged_report(folder: Path, files: list[FeatureFile]) -> DataReport:

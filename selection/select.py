@@ -18,7 +18,7 @@ from common.clip import LoadedCLIP
 from common.data_report import DataReport
 from common.distributed import barrier, rank
 from common.errors import ClipsiftError
-from common.files import atomic_path, file_fingerprint, fingerprint, read_json, write_json
+from common.files import array_fingerprint, atomic_path, file_fingerprint, fingerprint, read_json, write_json
 from common.machine import Machine, device_of
 from selection.choose import choose
 from selection.config import Selection
@@ -173,7 +173,7 @@ class Selector:
 
         for source in self.recipe.targets:  # before the ranks part: making one is a collective
             target(source)
-        prints = {source: fingerprint(loaded[source].double().sum(0).tolist()) for source in loaded}
+        prints = {source: array_fingerprint(features.cpu().numpy()) for source, features in loaded.items()}
         block_rows = 0 if self.selection.per_file else BLOCK_ROWS
         columns = self.recipe.columns
         normalise = self.selection.normalise

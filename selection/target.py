@@ -13,7 +13,7 @@ from PIL import Image
 from common.clip import LoadedCLIP
 from common.distributed import barrier, rank
 from common.errors import ClipsiftError
-from common.files import atomic_path, fingerprint
+from common.files import atomic_path, fingerprint, read_json
 from common.images import IMAGE_EXTENSIONS, ImageError, decode_image
 from common.progress import track
 from selection.embed import embed_images
@@ -21,6 +21,7 @@ from selection.features import bad_rows
 from selection.pool import Pool
 
 TRUSTED = "trusted"  # the target's name for the shards given as --trusted
+NOTE_NAME = "target.json"  # beside a target of several sets: whose features they are, and which files belong to it
 _PICTURES = ("*.jpg", "*.jpeg", "*.png", "*.webp")
 
 
@@ -32,7 +33,7 @@ def load_target(
     device: torch.device,
     trusted: str | None = None,
 ) -> torch.Tensor:
-    """(t, d) float32 image features of a target.
+    """(t, d) image features of a target, in the dtype that their files have (float32 if we make them here).
 
     Args:
         source: ``trusted``; a ``.npy`` of (t, d) features; a ``.npz`` in metadata layout (array ``{name}_img``) or with
@@ -53,6 +54,10 @@ def load_target(
     if not path.exists():
         raise ClipsiftError(f"target: {source} does not exist (give trusted, a .npy, a .npz, or a folder)")
     files = [path] if path.is_file() else sorted([*path.glob("*.npy"), *path.glob("*.npz")])
+    if (path / NOTE_NAME).is_file():
+        missing = set(read_json(path / NOTE_NAME)["files"]) - {file.name for file in files}
+        if missing:
+            raise ClipsiftError(f"target: {source} lacks {', '.join(sorted(missing))}; let clipsift target finish")
     parts = [_from_file(file, name) for file in files] if files else [_embedded(path, clip, cache, device)]
     if len({part.shape[1] for part in parts}) > 1:
         raise ClipsiftError(f"target: the files of {source} differ in width {[part.shape[1] for part in parts]}")
@@ -62,7 +67,7 @@ def load_target(
     bad = np.flatnonzero(bad_rows(features))
     if len(bad):
         raise ClipsiftError(f"target: {source} row {bad[0]} is not finite or all zero")
-    return torch.from_numpy(features.astype(np.float32))
+    return torch.from_numpy(features)
 
 
 def _from_file(path: Path, name: str | None) -> np.ndarray:
@@ -75,8 +80,8 @@ def _from_file(path: Path, name: str | None) -> np.ndarray:
         if key != f"{name}_img" and len(loaded.files) > 1:
             raise ClipsiftError(f"target: {path} has no array {name}_img (it has {', '.join(loaded.files)})")
         loaded = loaded[key]
-    if loaded.ndim != 2:
-        raise ClipsiftError(f"target: {path} is {loaded.ndim}-D, not (images, features)")
+    if loaded.ndim != 2 or not np.issubdtype(loaded.dtype, np.floating):
+        raise ClipsiftError(f"target: {path} is {loaded.ndim}-D {loaded.dtype}, not (images, features) of floats")
     return loaded
 
 
@@ -87,14 +92,14 @@ def _embedded(folder: Path, clip: LoadedCLIP | None, cache: Path, device: torch.
     content = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.rglob("*"))]
     path = cache / "targets" / f"{fingerprint([clip.fingerprint, str(folder.resolve()), content])}.npy"
     if rank() == 0 and not path.is_file():
-        features = embed_images(clip, track(_pictures(folder), "embed target", unit="images"), device)
+        features = embed_images(clip, track(pictures(folder), "embed target", unit="images"), device)
         with atomic_path(path) as temporary, open(temporary, "wb") as handle:
             np.save(handle, features, allow_pickle=False)
     barrier()
     return np.load(path, allow_pickle=False)
 
 
-def _pictures(folder: Path) -> Iterator[Image.Image]:
+def pictures(folder: Path) -> Iterator[Image.Image]:
     """The pictures of a folder's files, or of its shards; broken ones are left out."""
     files = sorted(file for pattern in _PICTURES for file in folder.rglob(pattern))
     for blob in (file.read_bytes() for file in files) if files else _from_shards(folder):
