@@ -253,6 +253,7 @@ class Shares:
         sent = torch.bincount(goal[mine], minlength=self.world_size).tolist()
         taken = torch.bincount(source[goal == self.rank], minlength=self.world_size).tolist()
         outgoing = rows[(kept[mine] - self.starts[self.rank]).to(rows.device)]
+        outgoing = outgoing.contiguous()  # memory is what is sent, and pictures come pixel by pixel
         incoming = rows.new_empty(self.share, *rows.shape[1:])
         dist.all_to_all_single(incoming, outgoing, taken, sent)
         return incoming
