@@ -16,9 +16,9 @@ from torch import nn
 
 from common.clip import LoadedCLIP, evaluation_transform, get_tokenizer
 from common.errors import ClipsiftError
-from common.files import atomic_path
 from evaluation.evaluate import evaluate_in_place
 from evaluation.tasks import Task, select_tasks
+from training.metrics import begin_table
 
 logger = logging.getLogger("clipsift")
 
@@ -66,7 +66,7 @@ class Validate(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
-            _begin_file(self.path, trainer.global_step)
+            begin_table(self.path, COLUMNS, trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -103,13 +103,3 @@ def _set_aside(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-def _begin_file(path: Path, step: int) -> None:
-    """Header, and of an earlier start's rows those up to ``step``: later ones belong to steps that were not saved."""
-    kept: list[list[str]] = []
-    if step and path.is_file():
-        with open(path, newline="") as handle:
-            kept = [row for row in csv.reader(handle) if len(row) == len(COLUMNS) and row[0].isdigit()]
-    with atomic_path(path) as temporary, open(temporary, "w", newline="") as handle:
-        csv.writer(handle).writerows([COLUMNS, *(row for row in kept if int(row[0]) <= step)])

@@ -127,6 +127,15 @@ def normalised(features: np.ndarray) -> np.ndarray:
         return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(features.dtype)
 
 
+def copy_rows(source: np.ndarray, chosen: np.ndarray, target: np.ndarray, normalise: bool = False) -> None:
+    """Write the ``chosen`` (n,) rows of ``source``, in order, to the beginning of ``target``; the two may be one."""
+    start = 0
+    for rows in tiles(len(source), ROW_TILE):
+        part = source[rows][chosen[rows]]
+        target[start : start + len(part)] = normalised(part) if normalise else part
+        start += len(part)
+
+
 def write_feature_file(
     folder: Path, name: str, stem: str, uids: np.ndarray, captions: list[str], image: np.ndarray, text: np.ndarray
 ) -> None:

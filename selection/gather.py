@@ -15,10 +15,9 @@ from torch import Tensor
 from common.distributed import barrier, gather_objects, rank, sum_over_ranks, world_size
 from common.errors import ClipsiftError
 from common.progress import track
-from selection.features import FeatureFile, bad_rows, normalised
+from selection.features import FeatureFile, bad_rows, copy_rows, normalised
 from selection.moments import gram
 from selection.subsets import MOMENT, Candidates
-from selection.tiles import ROW_TILE, tiles
 
 GPU_SHARE = 0.5  # of the free memory of a GPU: features that take less are kept there
 
@@ -71,7 +70,8 @@ class PoolFeatures:
         barrier()
         if rank() == 0 and not chosen.all():
             for store in stores.values():
-                _compact(store, chosen)
+                copy_rows(store, chosen, store)
+                store.flush()
         barrier()
         num_usable = int(np.count_nonzero(chosen))
         placed = {tower: self._placed(torch.from_numpy(store[:num_usable])) for tower, store in stores.items()}
@@ -138,13 +138,3 @@ class PoolFeatures:
         if self.device.type == "cuda" and features.nbytes < GPU_SHARE * torch.cuda.mem_get_info(self.device)[0]:
             return features.to(self.device)
         return features
-
-
-def _compact(store: np.memmap, chosen: np.ndarray) -> None:
-    """Move the ``chosen`` rows of an array to its beginning, in order."""
-    stop = 0
-    for rows in tiles(len(store), ROW_TILE):
-        good = store[rows][chosen[rows]]
-        store[stop : stop + len(good)] = good
-        stop += len(good)
-    store.flush()

@@ -16,11 +16,10 @@ from common.distributed import barrier, gather_objects, rank, world_size
 from common.errors import ClipsiftError
 from common.files import fingerprint
 from common.progress import Progress
-from selection.features import FeatureFile, bad_norms, normalised, off_unit, row_norms
+from selection.features import FeatureFile, bad_norms, copy_rows, off_unit, row_norms
 from selection.score_files import LostRows, ScoreFile, lost_rows_of, write_score_file
 from selection.scores import SCORES, FeatureBlock
 from selection.step import Column
-from selection.tiles import ROW_TILE, tiles
 from selection.uids import repeats
 
 logger = logging.getLogger("clipsift")
@@ -212,11 +211,7 @@ def _good_rows(features: np.ndarray, good: np.ndarray, plan: ScorePlan) -> np.nd
         plan.cache.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=plan.cache) as file:
             copy = np.memmap(file, features.dtype, "w+", shape=shape)
-    start = 0
-    for rows in tiles(len(features), ROW_TILE):
-        part = features[rows][good[rows]]
-        copy[start : start + len(part)] = normalised(part) if plan.normalise else part
-        start += len(part)
+    copy_rows(features, good, copy, plan.normalise)
     return copy
 
 

@@ -6,6 +6,7 @@ import csv
 import logging
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class Metrics(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         step, total = trainer.train_dataloader.step, int(trainer.num_training_batches)  # type: ignore[union-attr]
         if trainer.is_global_zero:
-            _begin_file(self.path, step)
+            begin_table(self.path, COLUMNS, step)
         self._progress = Progress("train", total * self.global_batch)
         self._progress.resume(step * self.global_batch)
         self._logged_at = (step, time.monotonic(), 0.0)
@@ -119,11 +120,12 @@ class Metrics(L.Callback):
             )
 
 
-def _begin_file(path: Path, step: int) -> None:
-    """Header, and of an earlier start's rows those up to ``step``: later ones were trained, but not saved."""
+def begin_table(path: Path, columns: Sequence[str], step: int) -> None:
+    """Write the header, and of an earlier start's rows those up to ``step`` (the first column): later ones belong to
+    steps that were trained, but not saved."""
     kept: list[list[str]] = []
     if step and path.is_file():
         with open(path, newline="") as handle:
-            kept = [row for row in csv.reader(handle) if len(row) == len(COLUMNS) and row[0].isdigit()]
+            kept = [row for row in csv.reader(handle) if len(row) == len(columns) and row[0].isdigit()]
     with atomic_path(path) as temporary, open(temporary, "w", newline="") as handle:
-        csv.writer(handle).writerows([COLUMNS, *(row for row in kept if int(row[0]) <= step)])
+        csv.writer(handle).writerows([columns, *(row for row in kept if int(row[0]) <= step)])

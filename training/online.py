@@ -23,6 +23,7 @@ from selection.config import Selection, Teacher
 from selection.scores import SCORES, FeatureBlock
 from selection.step import Column, Step
 from selection.top import keep_top
+from selection.uids import UID_DTYPE
 from training.order import hash64
 from training.transform import normalise
 
@@ -190,8 +191,7 @@ class OnlineSelection(L.Callback):
         """
         image, text = features.chunk(2, dim=1)
         block = FeatureBlock(image, text, int(hash64(self.seed, step)) >> 1, target=self.target)
-        names = np.dtype([("f0", "<u8"), ("f1", "<u8")])
-        keys = uids.cpu().contiguous().numpy().view(names).reshape(-1)
+        keys = uids.cpu().contiguous().numpy().view(UID_DTYPE).reshape(-1)
         left = np.arange(len(uids))
         with num_threads(1):
             for number, plan in enumerate(self.steps):

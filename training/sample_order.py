@@ -109,6 +109,7 @@ class Weighted:
     def __init__(self, starts: np.ndarray, seed: int, weights: np.ndarray | None = None) -> None:
         self.starts, self.counts, self.seed = starts, np.diff(starts), seed
         self.mass = self.counts * (1.0 if weights is None else weights)
+        self.ends = np.cumsum(self.mass)
 
     def draw(self, places: np.ndarray) -> np.ndarray:
         return self.inside(self.shards(hash64(self.seed, _WHICH, places)), hash64(self.seed, _ROW, places))
@@ -119,8 +120,8 @@ class Weighted:
 
     def shards(self, dice: np.ndarray) -> np.ndarray:
         """A shard for each 64 random bits, with probability proportional to its mass."""
-        ends = np.cumsum(self.mass)
-        return np.searchsorted(ends, dice / 2.0**64 * ends[-1], "right").clip(max=len(ends) - 1)
+        at = np.searchsorted(self.ends, dice / 2.0**64 * self.ends[-1], "right")
+        return at.clip(max=len(self.ends) - 1)
 
     def inside(self, shards: np.ndarray, dice: np.ndarray) -> np.ndarray:
         """A position in each of ``shards``, uniform."""
