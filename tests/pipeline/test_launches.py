@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -114,12 +115,9 @@ def test_the_sbatch_script_requeues_and_the_run_goes_on(workspace: Path, one: li
         )
 
     job = start()
-    metrics, give_up = out / "training" / "metrics.csv", time.monotonic() + 120
+    metrics = out / "training" / "metrics.csv"
     try:
-        while not metrics.is_file() or len(metrics.read_text().splitlines()) < 5:
-            assert job.poll() is None, job.communicate()
-            assert time.monotonic() < give_up
-            time.sleep(0.2)
+        wait_for(job, lambda: metrics.is_file() and len(metrics.read_text().splitlines()) >= 5)
         os.kill(child(job.pid), signal.SIGUSR1)  # SLURM signals the step, not the script
         text = job.communicate(timeout=100)
     finally:
@@ -133,11 +131,7 @@ def test_the_sbatch_script_requeues_and_the_run_goes_on(workspace: Path, one: li
 
     job = start()  # what SLURM does then
     try:
-        give_up = time.monotonic() + 120
-        while len(losses(out)) < done + 5:  # it goes on from there
-            assert job.poll() is None, job.communicate()
-            assert time.monotonic() < give_up
-            time.sleep(0.2)
+        wait_for(job, lambda: len(losses(out)) >= done + 5)  # it goes on from there
         job.send_signal(signal.SIGTERM)  # scancel: saved, and not put back
         text = job.communicate(timeout=100)
     finally:
@@ -145,6 +139,15 @@ def test_the_sbatch_script_requeues_and_the_run_goes_on(workspace: Path, one: li
             tiny.kill(job)
     assert job.returncode == 75, text
     assert calls.read_text() == "requeue 7\n"
+
+
+def wait_for(job: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+    """Until ``condition`` holds, for two minutes at most; the job must not end before."""
+    give_up = time.monotonic() + 120
+    while not condition():
+        assert job.poll() is None, job.communicate()
+        assert time.monotonic() < give_up
+        time.sleep(0.2)
 
 
 def child(pid: int) -> int:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ranks import run_ranks
 from three_ranks import CELLS, NUM_KEPT, STOP, train
 from tiny_run import uid_of
 
@@ -36,21 +33,7 @@ def out(workspace: Path, one: dict[str, Any], tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("three")
     for stop, _ in CELLS:
         train(workspace, folder / f"from{stop}", ALONE, stop=stop)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, str(SCRIPT), str(workspace), str(folder)]
-    ranks = [
-        subprocess.Popen(command, env=environment | {"LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
-        for rank in range(3)
-    ]
-    try:
-        errors = [process.communicate(timeout=300)[1] for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-    assert [process.returncode for process in ranks] == [0, 0, 0], errors
+    run_ranks(SCRIPT, [workspace, folder], 3, timeout=300)
     return folder
 
 

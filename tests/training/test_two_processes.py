@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from ranks import run_ranks
 from safetensors.torch import load_file
 from test_golden import check_golden
 from tiny_run import FailAt, RecordingCLIP, data_options, make_online, save_teacher
@@ -49,21 +49,7 @@ def out(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         train_here(workspace, folder / "second_half", {"callbacks": [FailAt(4)]})
     save_teacher(workspace, folder / "teacher.pt")
     golden = Path(__file__).resolve().parents[3] / "shared" / "golden" / "training"
-    command = [sys.executable, str(SCRIPT), str(workspace), str(folder), *([str(golden)] if golden.is_dir() else [])]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    ranks = [
-        subprocess.Popen(command, env=environment | {"LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    try:
-        errors = [process.communicate(timeout=400)[1] for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-    assert [process.returncode for process in ranks] == [0, 0], errors
+    run_ranks(SCRIPT, [workspace, folder, *([golden] if golden.is_dir() else [])], 2, timeout=400)
     return folder
 
 
