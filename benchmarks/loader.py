@@ -175,14 +175,23 @@ def on_the_fly(bench: Bench) -> None:
 def beside_select(bench: Bench) -> None:
     kept = np.sort(np.random.default_rng(1).choice(len(bench.index), len(bench.index) // 10, replace=False))
     uids = {bench.index.read(int(row)).uid for row in kept}
-    their_transform, our_transform = open_clip.image_transform(SIZE, is_train=True), TrainTransform(SIZE, 0)
+    their_transform, our_transform = (
+        open_clip.image_transform(SIZE, is_train=True),
+        partial(_decoded, TrainTransform(SIZE, 0)),
+    )
     ours, select, same_pixels = bench.rates(
         lambda: bench.ours(kept),
         lambda: bench.webdatasets(uids, their_transform, decode=True),
-        lambda: bench.webdatasets(uids, lambda data: our_transform(data, 0), decode=False),
+        lambda: bench.webdatasets(uids, our_transform, decode=False),
     )
     print(f"10 % kept: ours {ours:.0f}/s, webdataset's select {select:.0f}/s: {ours / select:.2f} x; "
           f"select with our decoding {same_pixels:.0f}/s: {ours / same_pixels:.2f} x")  # fmt: skip
+
+
+def _decoded(transform: TrainTransform, data: bytes) -> torch.Tensor:
+    pixels = np.empty((*SIZE, 3), np.uint8)
+    transform(data, 0, pixels)
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def indexing(folder: Path, count: int) -> None:

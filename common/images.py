@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 
+import numpy as np
 import simplejpeg
-import torch
 from PIL import Image
 
 # webdataset's names for what may be an image, in the order in which a training sample prefers them (open_clip's).
@@ -55,14 +56,15 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def jpeg_pixels(data: bytes, max_pixels: int = MAX_PIXELS) -> torch.Tensor | None:
-    """The pixels of a JPEG straight into a tensor, without PIL.
+def jpeg_pixels(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray | None:
+    """The pixels of a JPEG straight into an array, without PIL.
 
     Equal to :func:`decode_image` (both decode with libjpeg-turbo; neither applies the EXIF orientation), only faster.
 
     Returns:
-        (3, height, width) uint8 RGB, or None when PIL has to look at it: another format, a colour space other than
-        grey or RGB, more than ``max_pixels``, or damage of any kind, about which PIL's judgement counts.
+        (height, width, 3) uint8 RGB, contiguous, good until this thread decodes the next one; or None when PIL has to
+        look at it: another format, a colour space other than grey or RGB, more than ``max_pixels``, or damage of any
+        kind, about which PIL's judgement counts.
     """
     if data[:2] != _JPEG_START:
         return None
@@ -70,6 +72,17 @@ def jpeg_pixels(data: bytes, max_pixels: int = MAX_PIXELS) -> torch.Tensor | Non
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
         if space not in _JPEG_SPACES or width * height > max_pixels:
             return None
-        return torch.from_numpy(simplejpeg.decode_jpeg(data)).permute(2, 0, 1)
+        fits = 3 * width * height <= len(_scratch.bytes)
+        return simplejpeg.decode_jpeg(data, buffer=_scratch.bytes if fits else None)
     except ValueError:
         return None
+
+
+class _Scratch(threading.local):
+    """Memory to decode into, which stays in the processor's cache."""
+
+    def __init__(self) -> None:
+        self.bytes = np.empty(3 * 4_000_000, np.uint8)  # 4 megapixels; what is not written to takes no room
+
+
+_scratch = _Scratch()

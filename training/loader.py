@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from common.data_report import DataReport
 from common.errors import ClipsiftError
@@ -17,6 +17,7 @@ from common.images import ImageError
 from selection.index import PoolIndex, Sample
 from training.order import places_at
 from training.sample_order import SampleOrder
+from training.slots import PREFETCH, Slot, Slots
 from training.stall import Reading, StallTimer
 from training.transform import TrainTransform
 
@@ -28,6 +29,8 @@ Lost = tuple[str, str, str, str]  # cause, shard, key, detail: what DataReport.l
 
 class StepDataset(Dataset):
     """``dataset[step]`` is one rank's share of a global batch, decoded, and a list of what was lost on the way.
+
+    In a worker with ``slots``, ``image`` is the :class:`Slot` where it lies.
 
     A sample whose image cannot be decoded is replaced by another kept one, drawn by its place in the sequence, so the
     batch keeps its size and stays the same on every machine. A shard that cannot be read is no lost sample but the end
@@ -47,6 +50,7 @@ class StepDataset(Dataset):
         first, last = (order.global_batch * number // world_size for number in (rank, rank + 1))
         self.rank = rank
         self.reading: Reading | None = None
+        self.slots: Slots | None = None
         self._window = -1  # whose shards were asked for last
         self.share = slice(first, last)  # of one size, but where a super-batch (training.online) does not divide
 
@@ -55,18 +59,28 @@ class StepDataset(Dataset):
         places = places_at(step, order.global_batch)[self.share]
         rows = order.at(places)
         self._fetch_ahead(int(places[-1]))
-        images, captions = [], []
+        captions, image, pixels = [], *self._room()
         try:
             for number, place in enumerate(places.tolist()):
-                rows[number], pixels, caption = self._decode(place, int(rows[number]), lost)
-                images.append(pixels)
+                rows[number], caption = self._decode(place, int(rows[number]), pixels[number], lost)
                 captions.append(caption)
         except ClipsiftError as error:
             return {"error": str(error)}, lost
         uids = torch.from_numpy(self.index.entries(rows.tolist())["uid"].copy().view(np.int64).reshape(-1, 2))
-        # In a worker, collating writes into shared memory: the only copy on the way out, and as the pixels lie.
-        image = default_collate([pixels.permute(1, 2, 0) for pixels in images]).permute(0, 3, 1, 2)
         return {"image": image, "text": self.tokenizer(captions), "uid": uids}, lost
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(b, h, w, 3): how a batch's pixels lie in memory."""
+        return (self.share.stop - self.share.start, *self.transform.size, 3)
+
+    def _room(self) -> tuple[torch.Tensor | Slot, np.ndarray]:
+        """Memory for a batch's pixels: what to hand out, and what to write to."""
+        slot = self.slots.take() if self.slots and get_worker_info() else None
+        if self.slots and slot:
+            return slot, self.slots.array(slot)
+        pixels = np.empty(self.shape, np.uint8)
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2), pixels
 
     def _fetch_ahead(self, place: int) -> None:
         """Have the window's and the next one's remote shards fetched in the background, shared out over the workers."""
@@ -78,14 +92,15 @@ class StepDataset(Dataset):
             worker = get_worker_info()
             self.index.fetch_ahead(rows[worker.id :: worker.num_workers] if worker else rows)
 
-    def _decode(self, place: int, row: int, lost: list[Lost]) -> tuple[int, torch.Tensor, str]:
-        """The row used, which is ``row`` or its replacement, its pixels and its caption."""
+    def _decode(self, place: int, row: int, pixels: np.ndarray, lost: list[Lost]) -> tuple[int, str]:
+        """The row used, which is ``row`` or its replacement, and its caption; its pixels into ``pixels``."""
         for attempt in range(1, _MAX_REPLACEMENTS + 1):
             if self.reading:
                 self.reading.note(row)
             sample: Sample = self.index.read(row)
             try:
-                return row, self.transform(sample.image, place), sample.caption
+                self.transform(sample.image, place, pixels)
+                return row, sample.caption
             except ImageError as error:
                 lost.append((error.cause, sample.shard, sample.key, error.detail))
                 row = self.order.instead(place, attempt)
@@ -130,6 +145,7 @@ class GlobalBatchLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         self.dataset.reading, self._first = Reading(self.workers), self.step
+        self.dataset.slots = Slots(self.workers, self.dataset.shape) if self.workers else None
         with self.stall.running():
             yield from self._batches()
 
@@ -140,6 +156,7 @@ class GlobalBatchLoader:
                 batch_size=None,
                 sampler=range(self.step, self.total_steps),
                 num_workers=self.workers,
+                prefetch_factor=PREFETCH if self.workers else None,
                 pin_memory=self.pin_memory,
                 worker_init_fn=_leave_process_group,
                 generator=torch.Generator(),  # its own: drawing the workers' seeds must not move the global one
@@ -152,6 +169,8 @@ class GlobalBatchLoader:
             self.stall.stop()
             self.wait_seconds += time.perf_counter() - start
             self._count(batch, lost)
+            if isinstance(batch.get("image"), Slot):
+                batch["image"] = batch["image"].tensor()
             self.step += 1  # before the yield: a checkpoint made while this batch is trained on starts after it
             yield batch
 
