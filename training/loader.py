@@ -145,7 +145,11 @@ class GlobalBatchLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         self.dataset.reading, self._first = Reading(self.workers), self.step
-        self.dataset.slots = Slots(self.workers, self.dataset.shape) if self.workers else None
+        try:
+            self.dataset.slots = Slots(self.workers, self.dataset.shape) if self.workers else None
+        except ClipsiftError as error:
+            yield {"error": str(error)}  # all ranks stop together
+            return
         with self.stall.running():
             yield from self._batches()
 

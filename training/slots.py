@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import math
 import weakref
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import torch
+
+from common.errors import ClipsiftError
 
 PREFETCH = 2  # batches that a worker makes ahead
 
@@ -26,18 +29,32 @@ class Slots:
     Args:
         workers: number of worker processes.
         shape: (b, h, w, 3), of one batch of uint8.
+
+    Raises:
+        ClipsiftError: when there is not as much shared memory.
     """
 
     _here: ClassVar[weakref.WeakValueDictionary[int, Slots]] = weakref.WeakValueDictionary()
     _count: ClassVar = itertools.count()
 
     def __init__(self, workers: int, shape: tuple[int, ...]) -> None:
-        count = workers * PREFETCH + 2
-        self._batches = torch.empty((count, *shape), dtype=torch.uint8).share_memory_()
+        count = self.count(workers)
+        try:
+            self._batches = torch.empty((count, *shape), dtype=torch.uint8).share_memory_()
+        except RuntimeError as error:
+            raise ClipsiftError(
+                f"/dev/shm has no room for {count} batches of {math.prod(shape) / 1e6:,.0f} MB on their way from "
+                f"{workers} workers; give it more (docker run --shm-size), or set fewer data.workers ({error})"
+            ) from error
         self._taken = torch.zeros(count, dtype=torch.bool).share_memory_()
         self._taking = torch.multiprocessing.get_context().Lock()
         self._number = next(self._count)
         self._here[self._number] = self
+
+    @staticmethod
+    def count(workers: int) -> int:
+        """How many there are for so many workers."""
+        return workers * PREFETCH + 2 if workers else 0
 
     def take(self) -> Slot | None:
         """A free slot, or None."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,11 +26,13 @@ from selection.subset import Subset
 from training.data import PoolDataModule
 from training.fit import make_fit_trainer
 from training.model import CLIPModule
+from training.slots import Slots
 
 _READ = 64  # samples that are read and decoded
 _PIECE = 8  # samples of the smaller trial step
 _MARGIN = 1.25  # allocators keep more than they are asked for
 _PATIENCE = 60.0  # seconds that a step of the whole batch may take; a longer one is worked out from smaller ones
+_SHARED = "/dev/shm"
 _WAIT = 0.05  # share of the time that may go by waiting for data
 
 Batch = dict[str, torch.Tensor]
@@ -104,7 +108,17 @@ class _Trial:
                 return [self._too_large(memory, f"a step of {self.share:,} samples ran out of memory", there)]
         used = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else need
         text = f"{size(used)} of {size(there)} for {self.share:,} samples on each device"
-        return [Finding("memory", "ok", text), *self._speed(seconds, how)]
+        return [Finding("memory", "ok", text), self._shared_memory(), *self._speed(seconds, how)]
+
+    def _shared_memory(self) -> Finding:
+        """For the batches on their way from the workers of this machine's ranks."""
+        data = PoolDataModule(**self.run.data)
+        batch = self.material.batch["image"][0].numel() * math.ceil(self._num_drawn(data) / world_size())
+        need, free = self.local_ranks * Slots.count(data.workers) * batch, shutil.disk_usage(_SHARED).free
+        text = f"{size(need)} of {_SHARED} for batches from {data.workers} workers of each rank, {size(free)} free"
+        if need > free:
+            return Finding("shared memory", "fail", text, "docker run --shm-size, or --data.workers fewer")
+        return Finding("shared memory", "ok", text)
 
     def _memory(self, few: int, few_bytes: int, more: int, more_bytes: int) -> StepMemory:
         module = CLIPModule(**self.run.model)
@@ -137,17 +151,17 @@ class _Trial:
             trainer.fit(CLIPModule(**self.run.model | changes), train_dataloaders=loader)
         return max(gather_objects(clock.seconds)), saved.bytes
 
+    def _num_drawn(self, data: PoolDataModule) -> int:
+        return self.run.online.num_drawn(data.global_batch) if self.run.online else data.global_batch
+
     def _speed(self, seconds: float, how: str) -> list[Finding]:
         data = PoolDataModule(**self.run.data)
-        drawn = data.global_batch
-        if self.run.online:
-            drawn = self.run.online.num_drawn(data.global_batch)
         rate, steps = data.global_batch / seconds, data.total_steps
         text = f"{rate:,.0f} samples per second, {steps:,} steps of {seconds:.3g} s ({how})"
         found = [Finding("speed", "ok", f"{text}: {format_duration(steps * seconds)} to train")]
         cores = max(1, len(os.sched_getaffinity(0)) // self.local_ranks)
         supply = world_size() * min(max(data.workers, 1), cores) / self.material.seconds
-        need = drawn / seconds
+        need = self._num_drawn(data) / seconds
         text = f"workers can read {supply:,.0f} samples per second, training takes {need:,.0f}"
         wait = max(0.0, 1 - supply / need)
         if wait <= _WAIT:

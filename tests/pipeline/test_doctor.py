@@ -67,6 +67,7 @@ def test_a_run_in_order_passes_and_nothing_is_written(folder: Path, capsys: pyte
         "disk",
         "launch",
         "memory",
+        "shared memory",
         "speed",
         "data",
     ):

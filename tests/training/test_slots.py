@@ -8,6 +8,8 @@ import pickle
 import pytest
 import torch
 
+from common.errors import ClipsiftError
+from training.fit import fit
 from training.slots import PREFETCH, Slots
 
 
@@ -76,3 +78,12 @@ def test_workers_of_two_loaders_do_not_share(make_data):
         for number, batch in enumerate(batches):
             if step < 3:
                 assert torch.equal(batch["image"], expected[number][step])
+
+
+def test_no_room_in_shared_memory_is_a_clear_end(make_data, make_module, machine, tmp_path, monkeypatch):
+    def full(_):
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", lambda tensor: tensor if tensor.ndim == 1 else full(tensor))
+    with pytest.raises(ClipsiftError, match=r"/dev/shm has no room for 4 batches of 0 MB .* --shm-size"):
+        fit(make_module(), make_data(workers=1), tmp_path / "run", machine)
