@@ -104,6 +104,7 @@ def test_a_model_split_over_the_ranks(out: Path, one: RecordingCLIP) -> None:
             torch.testing.assert_close(whole[name], tensor, rtol=1e-3, atol=1e-4)
     halves = [join(records(out, f"sharded_{half}")) for half in ("first", "second")]
     assert halves[0][1] + halves[1][1] == losses  # resumed to the last bit
+    assert join(records(out, "sharded_compiled"))[1] == pytest.approx(losses, abs=1e-5)
     assert records(out, "sharded_ema")[1]["error"][1].startswith("model.ema: cannot average a model that")
 
 

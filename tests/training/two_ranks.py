@@ -102,6 +102,11 @@ def main(workspace: Path, out: Path, golden: Path | None) -> None:
         "sharded": lambda: train("sharded", strategy="fsdp", hyper={"accumulate": 2}),
         "sharded_first": lambda: train("sharded_half", strategy="fsdp", failing=4, hyper={"accumulate": 2}),
         "sharded_second": lambda: train("sharded_half", strategy="fsdp", hyper={"accumulate": 2}),
+        "sharded_compiled": lambda: train(
+            "sharded_compiled",
+            strategy="fsdp",
+            hyper={"compile": True, "accumulate": 2, "grad_checkpointing": True},
+        ),
         "sharded_ema": lambda: train("sharded_ema", strategy="fsdp", hyper={"ema": 0.9}),
         "alone": alone,
         "broken": broken,
