@@ -150,8 +150,11 @@ class GlobalBatchLoader:
         except ClipsiftError as error:
             yield {"error": str(error)}  # all ranks stop together
             return
-        with self.stall.running():
-            yield from self._batches()
+        try:
+            with self.stall.running():
+                yield from self._batches()
+        finally:
+            self.dataset.slots = None  # their memory is free when the last batch is gone
 
     def _batches(self) -> Iterator[Batch]:
         batches = iter(

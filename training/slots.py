@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import weakref
 from dataclasses import dataclass
 from typing import ClassVar
@@ -48,6 +49,7 @@ class Slots:
             ) from error
         self._taken = torch.zeros(count, dtype=torch.bool).share_memory_()
         self._taking = torch.multiprocessing.get_context().Lock()
+        self._owner = os.getpid()
         self._number = next(self._count)
         self._here[self._number] = self
 
@@ -72,7 +74,8 @@ class Slots:
 
     def give_back(self, slot: Slot) -> None:
         """Nobody needs what is in ``slot``."""
-        self._taken[slot.place] = False
+        if os.getpid() == self._owner:  # a forked process that drops its copy of a batch does not speak for this one
+            self._taken[slot.place] = False
 
 
 @dataclass(frozen=True)

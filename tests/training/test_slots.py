@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import pickle
 
 import pytest
@@ -31,6 +32,18 @@ def test_a_slot_is_free_again_when_the_last_view_is_gone():
     gc.collect()
     again = slots.take()
     assert again == taken[1]
+
+
+def test_a_forked_process_frees_nothing():
+    slots = Slots(1, (2, 4, 4, 3))
+    batch = slots.take().tensor()
+    if (child := os.fork()) == 0:
+        del batch
+        gc.collect()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert slots.take().place == 1
+    assert batch.shape == (2, 3, 4, 4)
 
 
 def test_a_pinned_copy_frees_the_slot(monkeypatch):
