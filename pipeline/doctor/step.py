@@ -26,6 +26,7 @@ from selection.subset import Subset
 from training.data import PoolDataModule
 from training.fit import make_fit_trainer
 from training.model import CLIPModule
+from training.resize import KERNEL
 from training.slots import Slots
 
 _READ = 64  # samples that are read and decoded
@@ -58,7 +59,8 @@ def read_samples(run: RunSettings, index: PoolIndex) -> tuple[Finding, Material 
     seconds = (time.perf_counter() - start) / count
     if "error" in batch:
         return Finding("reading", "fail", str(batch["error"]), "mend the shards"), None
-    text = f"{count} samples read and decoded at {1 / seconds:,.0f} per second and worker"
+    kernel = "the compiled kernel" if KERNEL else "torch"
+    text = f"{count} samples read and decoded at {1 / seconds:,.0f} per second and worker, resized by {kernel}"
     if not lost:
         return Finding("reading", "ok", text), Material(batch, seconds)
     share = len(lost) / (count + len(lost))
