@@ -74,7 +74,7 @@ class SampleOrder:
     def ahead_of(self, place: int) -> tuple[int, list[int]]:
         """The number of the window that holds ``place``, and a row of each shard of it and of the next one."""
         assert isinstance(self._sequence, Windows)
-        number = self._sequence.window_at(place)
+        number = int(self._sequence.windows_at(np.array([place]))[0])
         shards = [*self._sequence.shards_in(number), *self._sequence.shards_in(number + 1)]
         return number, [int(self.rows[self._sequence.starts[shard]]) for shard in dict.fromkeys(shards)]
 
@@ -138,7 +138,7 @@ class Windows(Weighted):
         self._passes: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def draw(self, places: np.ndarray) -> np.ndarray:
-        windows = np.array([self.window_at(place) for place in places.tolist()])
+        windows = self.windows_at(places)
         result = np.empty(len(places), np.int64)
         for window in np.unique(windows).tolist():
             mine = windows == window
@@ -154,16 +154,19 @@ class Windows(Weighted):
     def instead(self, place: int, attempt: int) -> int:
         """A position of the same window: its shards are at hand."""
         dice = hash64(self.seed, _INSTEAD, np.array([place]), np.int64(attempt))
-        shards = self.shards_in(self.window_at(place))
+        shards = self.shards_in(int(self.windows_at(np.array([place]))[0]))
         ends = np.cumsum(self.mass[shards])
         which = np.searchsorted(ends, hash64(self.seed, _WHICH, dice) / 2.0**64 * ends[-1], "right")
         return int(self.inside(shards[which.clip(max=len(shards) - 1)], dice)[0])
 
-    def window_at(self, place: int) -> int:
-        """The number of the window that holds a place; they count on through the passes."""
-        number, within = divmod(place, self.num_rows)
-        _, edges = self._pass(number)
-        return number * self.per_pass + int(np.searchsorted(edges, within, "right")) - 1
+    def windows_at(self, places: np.ndarray) -> np.ndarray:
+        """The numbers of the windows that hold the places; they count on through the passes."""
+        passes, within = np.divmod(places, self.num_rows)
+        windows = passes * self.per_pass
+        for number in np.unique(passes).tolist():
+            mine = passes == number
+            windows[mine] += np.searchsorted(self._pass(number)[1], within[mine], "right") - 1
+        return windows
 
     def shards_in(self, window: int) -> np.ndarray:
         number, within = divmod(window, self.per_pass)
@@ -197,13 +200,13 @@ class DrawnWindows(Windows):
         dice = hash64(self.seed, _SHARDS, windows, which)
         return self.inside(self.shards(dice), hash64(self.seed, _ROW, places))
 
-    def window_at(self, place: int) -> int:
-        return place // self.length
+    def windows_at(self, places: np.ndarray) -> np.ndarray:
+        return places // self.length
 
     def shards_in(self, window: int) -> np.ndarray:
         return self.shards(hash64(self.seed, _SHARDS, np.int64(window), np.arange(self.width)))
 
     def instead(self, place: int, attempt: int) -> int:
         dice = hash64(self.seed, _INSTEAD, np.array([place]), np.int64(attempt))
-        shards = self.shards_in(self.window_at(place))  # drawn by weight already
+        shards = self.shards_in(place // self.length)  # drawn by weight already
         return int(self.inside(shards[dice % np.uint64(self.width)], hash64(self.seed, _ROW, dice))[0])
