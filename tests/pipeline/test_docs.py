@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 import yaml
-from pools import write_pool
+from pools import picture, write_pool
 
 from benchmarks.costs import tables
 from clipsift import VERBS
 from pipeline.grid import is_grid
 from pipeline.settings import parse_run
 from pipeline.verbs import run_verb
+from selection.target_sets import target_sets
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -39,7 +40,9 @@ PLACES |= {
     "imagenet*,VTAB": "imagenet1k,vtab/dtd",
     "{model: ViT-L-14, pretrained: openai}": "{model: runs/mine/training/model}",
 }
-PLACES |= {"--model ViT-B-32 --pretrained openai": "--model runs/mine/training/model"}
+PLACES |= {
+    f"--model {name} --pretrained openai": "--model runs/mine/training/model" for name in ("ViT-B-32", "ViT-L-14")
+}
 
 
 def commands() -> list[Any]:
@@ -83,6 +86,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "runs/mine/training/model").mkdir(parents=True)
     (folder / "targets").mkdir()
     np.save(folder / "targets" / "imagenet1k_l14.npy", unit(rng, 5))
+    for key in target_sets()["target24"]:
+        train = folder / "data" / "trainsets" / f"wds_{key.replace('/', '-')}_train"
+        train.mkdir(parents=True)
+        (train / "one.jpg").write_bytes(picture(0))
     (folder / "eval").rename(folder / "data" / "evalsets")
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config |= {"eval": str(folder / "data/evalsets"), "out": "runs/mine"}
