@@ -110,17 +110,19 @@ class _Trial:
                 return [self._too_large(memory, f"a step of {self.share:,} samples ran out of memory", there)]
         used = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else need
         text = f"{size(used)} of {size(there)} for {self.share:,} samples on each device"
-        return [Finding("memory", "ok", text), self._shared_memory(), *self._speed(seconds, how)]
+        return [Finding("memory", "ok", text), *self._shared_memory(), *self._speed(seconds, how)]
 
-    def _shared_memory(self) -> Finding:
+    def _shared_memory(self) -> list[Finding]:
         """For the batches on their way from the workers of this machine's ranks."""
         data = PoolDataModule(**self.run.data)
+        if not data.workers:
+            return []
         batch = self.material.batch["image"][0].numel() * math.ceil(self._num_drawn(data) / world_size())
         need, free = self.local_ranks * Slots.count(data.workers) * batch, shutil.disk_usage(_SHARED).free
         text = f"{size(need)} of {_SHARED} for batches from {data.workers} workers of each rank, {size(free)} free"
         if need > free:
-            return Finding("shared memory", "fail", text, "docker run --shm-size, or --data.workers fewer")
-        return Finding("shared memory", "ok", text)
+            return [Finding("shared memory", "fail", text, "docker run --shm-size, or --data.workers fewer")]
+        return [Finding("shared memory", "ok", text)]
 
     def _memory(self, few: int, few_bytes: int, more: int, more_bytes: int) -> StepMemory:
         module = CLIPModule(**self.run.model)

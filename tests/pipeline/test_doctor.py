@@ -15,6 +15,7 @@ import torch
 from pools import write_pool
 
 import pipeline.doctor.disk
+import pipeline.doctor.step
 from common.clip import create_clip
 from pipeline.doctor.memory import StepMemory, num_blocks, saved_tensors
 from pipeline.doctor.shards import check_ends, read_some
@@ -55,7 +56,7 @@ def table(text: str) -> dict[str, tuple[str, str]]:
 
 def test_a_run_in_order_passes_and_nothing_is_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(folder.rglob("*"))
-    assert doctor(folder) == 0
+    assert doctor(folder, "--data.workers=1") == 0
     found = table(capsys.readouterr().out)
     assert {status for status, _ in found.values()} <= {"ok", "warn"}
     for check in (
@@ -102,6 +103,17 @@ def test_everything_wrong_with_files_is_found_at_once(
     assert "evaluate--download" in found["evaluation"][1]
     assert "elsewhere" in found["disk"][1]
     assert "moredevices" in found["memory"][1] or "accumulate" in found["memory"][1]
+
+
+def test_too_little_shared_memory_is_found(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usage = type("usage", (), {"free": 180_000})  # four batches of 16 pictures of 32 pixels take 196,608
+    monkeypatch.setattr(pipeline.doctor.step.shutil, "disk_usage", lambda _: usage)
+    assert doctor(folder, "--data.workers=1") == 1
+    status, said = table(capsys.readouterr().out)["shared memory"]
+    assert status == "fail"
+    assert "--shm-size" in said
 
 
 def test_a_launch_of_another_size_is_found(
