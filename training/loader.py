@@ -76,8 +76,7 @@ class StepDataset(Dataset):
 
     def _room(self) -> tuple[torch.Tensor | Slot, np.ndarray]:
         """Memory for a batch's pixels: what to hand out, and what to write to."""
-        slot = self.slots.take() if self.slots and get_worker_info() else None
-        if self.slots and slot:
+        if self.slots and get_worker_info() and (slot := self.slots.take()):
             return slot, self.slots.array(slot)
         pixels = np.empty(self.shape, np.uint8)
         return torch.from_numpy(pixels).permute(0, 3, 1, 2), pixels

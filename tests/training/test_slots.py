@@ -97,6 +97,6 @@ def test_no_room_in_shared_memory_is_a_clear_end(make_data, make_module, machine
     def full(_):
         raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
 
-    monkeypatch.setattr(torch.Tensor, "share_memory_", lambda tensor: tensor if tensor.ndim == 1 else full(tensor))
+    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", full)
     with pytest.raises(ClipsiftError, match=r"/dev/shm has no room for 4 batches of 0 MB .* --shm-size"):
         fit(make_module(), make_data(workers=1), tmp_path / "run", machine)
