@@ -188,10 +188,8 @@ def on_the_fly(bench: Bench) -> None:
 def beside_select(bench: Bench) -> None:
     kept = np.sort(np.random.default_rng(1).choice(len(bench.index), len(bench.index) // 10, replace=False))
     uids = {bench.index.read(int(row)).uid for row in kept}
-    their_transform, our_transform = (
-        open_clip.image_transform(SIZE, is_train=True),
-        partial(_decoded, TrainTransform(SIZE, 0)),
-    )
+    their_transform = open_clip.image_transform(SIZE, is_train=True)
+    our_transform = partial(_decoded, TrainTransform(SIZE, 0))
     ours, select, same_pixels = bench.rates(
         lambda: bench.ours(kept),
         lambda: bench.webdatasets(uids, their_transform, decode=True),

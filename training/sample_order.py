@@ -74,7 +74,7 @@ class SampleOrder:
     def ahead_of(self, place: int) -> tuple[int, list[int]]:
         """The number of the window that holds ``place``, and a row of each shard of it and of the next one."""
         assert isinstance(self._sequence, Windows)
-        number = int(self._sequence.windows_at(np.array([place]))[0])
+        number = self._sequence.window_at(place)
         shards = [*self._sequence.shards_in(number), *self._sequence.shards_in(number + 1)]
         return number, [int(self.rows[self._sequence.starts[shard]]) for shard in dict.fromkeys(shards)]
 
@@ -154,10 +154,13 @@ class Windows(Weighted):
     def instead(self, place: int, attempt: int) -> int:
         """A position of the same window: its shards are at hand."""
         dice = hash64(self.seed, _INSTEAD, np.array([place]), np.int64(attempt))
-        shards = self.shards_in(int(self.windows_at(np.array([place]))[0]))
+        shards = self.shards_in(self.window_at(place))
         ends = np.cumsum(self.mass[shards])
         which = np.searchsorted(ends, hash64(self.seed, _WHICH, dice) / 2.0**64 * ends[-1], "right")
         return int(self.inside(shards[which.clip(max=len(shards) - 1)], dice)[0])
+
+    def window_at(self, place: int) -> int:
+        return int(self.windows_at(np.array([place]))[0])
 
     def windows_at(self, places: np.ndarray) -> np.ndarray:
         """The numbers of the windows that hold the places; they count on through the passes."""
@@ -208,5 +211,5 @@ class DrawnWindows(Windows):
 
     def instead(self, place: int, attempt: int) -> int:
         dice = hash64(self.seed, _INSTEAD, np.array([place]), np.int64(attempt))
-        shards = self.shards_in(place // self.length)  # drawn by weight already
+        shards = self.shards_in(self.window_at(place))  # drawn by weight already
         return int(self.inside(shards[dice % np.uint64(self.width)], hash64(self.seed, _ROW, dice))[0])

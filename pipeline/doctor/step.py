@@ -83,7 +83,9 @@ def check_step(run: RunSettings, machine: Machine, material: Material | None) ->
 class _Trial:
     def __init__(self, run: RunSettings, machine: Machine, material: Material) -> None:
         self.run, self.machine, self.material = run, machine, material
-        self.share = int(run.data["global_batch"]) // world_size()
+        self.data = PoolDataModule(**run.data)
+        self.num_drawn = run.online.num_drawn(self.data.global_batch) if run.online else self.data.global_batch
+        self.share = self.data.global_batch // world_size()
         self.accumulate = int(run.model.get("accumulate", 1))
         self.device = device_of(machine)
         self.local_ranks = max(1, world_size() // machine.num_nodes)
@@ -114,12 +116,12 @@ class _Trial:
 
     def _shared_memory(self) -> list[Finding]:
         """For the batches on their way from the workers of this machine's ranks."""
-        data = PoolDataModule(**self.run.data)
-        if not data.workers:
+        workers = self.data.workers
+        if not workers:
             return []
-        batch = self.material.batch["image"][0].numel() * math.ceil(self._num_drawn(data) / world_size())
-        need, free = self.local_ranks * Slots.count(data.workers) * batch, shutil.disk_usage(_SHARED).free
-        text = f"{size(need)} of {_SHARED} for batches from {data.workers} workers of each rank, {size(free)} free"
+        batch = self.material.batch["image"][0].numel() * math.ceil(self.num_drawn / world_size())
+        need, free = self.local_ranks * Slots.count(workers) * batch, shutil.disk_usage(_SHARED).free
+        text = f"{size(need)} of {_SHARED} for batches from {workers} workers of each rank, {size(free)} free"
         if need > free:
             return [Finding("shared memory", "fail", text, "docker run --shm-size, or --data.workers fewer")]
         return [Finding("shared memory", "ok", text)]
@@ -155,17 +157,13 @@ class _Trial:
             trainer.fit(CLIPModule(**self.run.model | changes), train_dataloaders=loader)
         return max(gather_objects(clock.seconds)), saved.bytes
 
-    def _num_drawn(self, data: PoolDataModule) -> int:
-        return self.run.online.num_drawn(data.global_batch) if self.run.online else data.global_batch
-
     def _speed(self, seconds: float, how: str) -> list[Finding]:
-        data = PoolDataModule(**self.run.data)
-        rate, steps = data.global_batch / seconds, data.total_steps
+        rate, steps = self.data.global_batch / seconds, self.data.total_steps
         text = f"{rate:,.0f} samples per second, {steps:,} steps of {seconds:.3g} s ({how})"
         found = [Finding("speed", "ok", f"{text}: {format_duration(steps * seconds)} to train")]
         cores = max(1, len(os.sched_getaffinity(0)) // self.local_ranks)
-        supply = world_size() * min(max(data.workers, 1), cores) / self.material.seconds
-        need = self._num_drawn(data) / seconds
+        supply = world_size() * min(max(self.data.workers, 1), cores) / self.material.seconds
+        need = self.num_drawn / seconds
         text = f"workers can read {supply:,.0f} samples per second, training takes {need:,.0f}"
         wait = max(0.0, 1 - supply / need)
         if wait <= _WAIT:
