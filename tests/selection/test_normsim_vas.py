@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from bundle import Bundle
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -71,12 +71,14 @@ def test_normsim_is_the_norm_of_the_products(num: int, num_target: int, width: i
 
 @settings(deadline=None, max_examples=15)
 @given(seed=st.integers(0, 99), num_target=st.integers(1, 60))
+@example(seed=21, num_target=1)  # a row orthogonal to the target
 def test_properties_of_normsim(seed: int, num_target: int) -> None:
     features, target = unit(40, 8, seed), unit(num_target, 8, seed + 1)
     by_p = torch.stack([normsim(features, target, p) for p in (1, 2, 3, 10, 30, INF)])
     assert (by_p.diff(dim=0) <= 1e-5).all()  # non-increasing in p
     alignment = vas(features, second_moment(target))
-    torch.testing.assert_close(by_p[1], (num_target * alignment).sqrt(), atol=1e-5, rtol=0)
+    assert alignment.min() >= -1e-6  # a square, but for the rounding of its float32 sum
+    torch.testing.assert_close(by_p[1], (num_target * alignment.clamp(min=0)).sqrt(), atol=1e-5, rtol=0)
     torch.testing.assert_close(by_p[-1], (features @ target.T).abs().amax(1))
 
 
