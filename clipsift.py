@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"clipsift: error: no verb is named {verb!r}; there are {', '.join(VERBS)}")
     # Threads that wait for each other by spinning bring a shared CPU to a crawl; must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from pipeline.verbs import run_verb  # here: the libraries behind it take seconds to import
+    from clipsift_app.verbs import run_verb  # here: the libraries behind it take seconds to import
 
     sys.exit(run_verb(verb, arguments[1:]))
 

@@ -1,7 +1,7 @@
 """What each stage costs at DataComp's scales, as the tables of docs/scale.md: ``python benchmarks/costs.py``.
 
 Operations follow from the architectures and the formulas, bytes from the formats. Hours are theirs divided by
-:data:`pipeline.costs.ASSUMED_SPEED`: nothing here is a measurement.
+:data:`clipsift_app.costs.ASSUMED_SPEED`: nothing here is a measurement.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else this folder would hide the packages
 
+from clipsift_app.costs import ASSUMED_SPEED, tower_flops, training_flops
+from clipsift_app.doctor.disk import num_parameters
+from clipsift_app.doctor.finding import size
+from clipsift_app.settings import REPOSITORY
 from evaluation.tasks import TASKS
-from pipeline.costs import ASSUMED_SPEED, tower_flops, training_flops
-from pipeline.doctor.disk import num_parameters
-from pipeline.doctor.finding import size
-from pipeline.settings import REPOSITORY
-from selection.tarscan import ROW_DTYPE
+from selection.pool.scan import ROW_DTYPE
 
 POOLS = {"small": 12.8e6, "medium": 128e6, "large": 1.28e9, "xlarge": 12.8e9}  # pairs
 TEACHER, WIDTH = "ViT-L-14", 768

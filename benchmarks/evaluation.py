@@ -33,16 +33,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else this file w
 
 from benchmarks.evaluation_data import FLICKR, SHARDS, make_data
 from benchmarks.measure import describe_machine, peak_memory
-from common.clip import LoadedCLIP, create_clip, evaluation_transform, get_tokenizer
-from common.machine import Machine, quiet_libraries
+from clipsift_common.clip import LoadedCLIP, create_clip, evaluation_transform, get_tokenizer
+from clipsift_common.machine import Machine, quiet_libraries
 from evaluation import TASKS, evaluate
-from evaluation.archives import ZipImages, read_rows
-from evaluation.counts import ClassCounts
-from evaluation.data import read_classnames, read_templates
+from evaluation.data.archives import ZipImages, read_rows
+from evaluation.data.loader import TaskLoader
+from evaluation.data.tars import read_classnames, read_templates
 from evaluation.encoder import Encoder
-from evaluation.loader import TaskLoader
+from evaluation.kinds.counts import ClassCounts
+from evaluation.kinds.zeroshot import ZeroShot
 from evaluation.tasks import Task
-from evaluation.zeroshot import ZeroShot
 
 T = TypeVar("T")
 

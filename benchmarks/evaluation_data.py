@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from evaluation import TASKS
-from evaluation.packaged import CLASSNAMES, TEMPLATES, packaged_lines
+from evaluation.data.prompts import CLASSNAMES, TEMPLATES, packaged_lines
 from evaluation.tasks import Task, select_tasks
 
 FLICKR = TASKS["retrieval/flickr_1k_test_image_text_retrieval"]

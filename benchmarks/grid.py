@@ -21,9 +21,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else this folder would hide the packages
 
 from benchmarks.measure import describe_machine
-from pipeline.demo import CONFIGS, RECIPES, SIZES
-from pipeline.demo_data import make_demo_data
-from pipeline.settings import REPOSITORY
+from clipsift_app.demo.data import make_demo_data
+from clipsift_app.demo.run import CONFIGS, RECIPES, SIZES
+from clipsift_app.settings import REPOSITORY
 
 
 def reproduce(arguments: list[str]) -> np.ndarray:

@@ -35,16 +35,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else this file w
 
 from benchmarks.loader_data import make_shards, write_shards
 from benchmarks.measure import describe_machine
-from common.clip import get_tokenizer
-from common.machine import quiet_libraries
-from selection.index import PoolIndex
-from selection.pool import Pool
-from selection.resharding import reshard
+from clipsift_common.clip import get_tokenizer
+from clipsift_common.machine import quiet_libraries
+from selection.pool.index import PoolIndex
+from selection.pool.location import Pool
+from selection.pool.scan import ROW_DTYPE
+from selection.reshard import reshard
 from selection.subset import Subset
-from selection.tarscan import ROW_DTYPE
 from training.loader import GlobalBatchLoader, StepDataset
+from training.order import SampleOrder
 from training.resize import KERNEL
-from training.sample_order import SampleOrder
 from training.transform import Decode, TrainTransform
 
 if importlib.util.find_spec("pandas"):

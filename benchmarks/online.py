@@ -24,13 +24,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else this file would hide the package of its name
 
 from benchmarks.measure import describe_machine
-from common.clip import load_clip
-from common.files import read_json
-from common.machine import launch
-from pipeline.demo import CONFIGS, SIZES
-from pipeline.demo_data import make_demo_data
-from pipeline.settings import RunSettings, parse_run
-from pipeline.stages import run_evaluate, run_fit, run_select
+from clipsift_app.demo.data import make_demo_data
+from clipsift_app.demo.run import CONFIGS, SIZES
+from clipsift_app.settings import RunSettings, parse_run
+from clipsift_app.stages import run_evaluate, run_fit, run_select
+from clipsift_common.clip import load_clip
+from clipsift_common.files import read_json
+from clipsift_common.machine import launch
 from selection.subset import Subset
 from selection.uids import format_uids
 

@@ -23,10 +23,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else this file w
 
 from benchmarks.measure import best_times, describe_machine, peak_memory
 from selection import Recipe, clipcov, contrastive_normaliser, normsim, vas_d
-from selection.choose import choose
-from selection.features import write_feature_file
-from selection.subsets.clipcov import ClipCovTerms
-from selection.tiles import tiles
+from selection.features.files import write_feature_file
+from selection.kernels.tiles import tiles
+from selection.methods.clipcov import ClipCovTerms
+from selection.recipe.parsed import ParsedRecipe
+from selection.recipe.stream import choose
 from selection.uids import UID_DTYPE, uid_column
 
 TEMPERATURE = 0.01
@@ -200,7 +201,7 @@ def choose_top(options: argparse.Namespace) -> None:
             scores = rng.standard_normal(rows, np.float32).astype(np.float16).astype(np.float32)  # with many ties
             paths.append(folder / f"{start:012d}.parquet")
             pq.write_table(pa.table(table | {"random": scores}), paths[-1], use_dictionary=False)
-        recipe = Recipe.parse([{"score": "random", "keep": 0.2}])
+        recipe = ParsedRecipe.parse([{"score": "random", "keep": 0.2}])
         with peak_memory() as peak:
             start_time = time.perf_counter()
             about = choose(paths, recipe, folder / "subset.npy")
@@ -229,7 +230,7 @@ def select_pool(options: argparse.Namespace) -> None:
         ]
         with peak_memory() as peak:
             start_time = time.perf_counter()
-            subset = Recipe.parse(steps).run(str(folder / "metadata"), "l14", folder / "run")
+            subset = Recipe(steps).run(str(folder / "metadata"), "l14", folder / "run")
             seconds = time.perf_counter() - start_time
         print(
             f"s-CLIPLoss (one batch of {options.pool_batch:,} each) and NormSim_2 of {num_rows:,} x {options.dim} rows "

@@ -27,15 +27,15 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else this file would hide the package of its name
 
 from benchmarks.measure import describe_machine
-from common.clip import create_clip
-from common.machine import Machine, quiet_libraries
-from training.callbacks import Supervisor
+from clipsift_common.clip import create_clip
+from clipsift_common.machine import Machine, quiet_libraries
 from training.fit import make_fit_trainer
 from training.loader import GlobalBatchLoader
 from training.loss import contrastive_loss
 from training.metrics import Metrics
 from training.model import CLIPModule
 from training.schedule import parameter_groups
+from training.supervisor import Supervisor
 from training.transform import normalise
 
 # What the loop itself costs shows best where the model costs nothing; a small one is what a CPU may really train.

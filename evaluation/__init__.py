@@ -1,7 +1,7 @@
 """How good is a CLIP: DataComp's 38 tasks (and the two that are only reported), with the same numbers."""
 
-from evaluation.evaluate import evaluate
 from evaluation.results import summarise
+from evaluation.run import evaluate
 from evaluation.suite import DataCompSuite
 from evaluation.tasks import TASKS
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from common.clip import LoadedCLIP
-from common.distributed import gather_objects, rank, world_size
-from common.errors import ClipsiftError
-from common.progress import Progress
+from clipsift_common.clip import LoadedCLIP
+from clipsift_common.distributed import gather_objects, rank, world_size
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.progress import Progress
 from evaluation.text_tower import TextTower
 
 TEXT_WINDOW = 4096  # texts tokenised and sorted by length at once

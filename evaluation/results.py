@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.distributed import broadcast_object, rank
-from common.errors import ClipsiftError
-from common.files import read_json, write_json, write_text
+from clipsift_common.distributed import broadcast_object, rank
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.files import read_json, write_json, write_text
 from evaluation.tasks import GROUPS, SCORED, TASKS
 
 RESULTS_NAME = "eval_results.jsonl"

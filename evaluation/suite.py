@@ -8,12 +8,12 @@ from pathlib import Path
 
 import lightning as L
 
-from common.clip import LoadedCLIP
-from common.distributed import broadcast_object, world_size
-from common.errors import ClipsiftError
+from clipsift_common.clip import LoadedCLIP
+from clipsift_common.distributed import broadcast_object, world_size
+from clipsift_common.errors import ClipsiftError
+from evaluation.data.loader import Batch, TaskLoader
 from evaluation.encoder import Encoder
 from evaluation.kinds import KINDS
-from evaluation.loader import Batch, TaskLoader
 from evaluation.results import ResultStore
 from evaluation.task_run import TaskRun
 from evaluation.tasks import TASKS, Task

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from common.progress import format_duration
+from clipsift_common.progress import format_duration
 from evaluation.tasks import SCORED, TASKS
 
 

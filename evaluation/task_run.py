@@ -7,12 +7,12 @@ import time
 import torch
 from torch import Tensor
 
-from common.distributed import broadcast_object, gather_objects, world_size
-from common.errors import ClipsiftError
-from common.progress import Progress
+from clipsift_common.distributed import broadcast_object, gather_objects, world_size
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.progress import Progress
+from evaluation.data.loader import Batch, Samples
 from evaluation.encoder import Encoder
-from evaluation.evaluator import Evaluator
-from evaluation.loader import Batch, Samples
+from evaluation.kinds.base import Evaluator
 from evaluation.results import Result
 
 _NONE = torch.iinfo(torch.int64).max  # position of no sample

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from common.clip import LoadedCLIP, load_clip
-from common.errors import ClipsiftError
-from common.images import decode_image
+from clipsift_common.clip import LoadedCLIP, load_clip
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.images import decode_image
 from selection import clip_score, contrastive_normaliser, normsim, s_cliploss
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")

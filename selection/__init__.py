@@ -1,20 +1,20 @@
 """Pool -> features -> scores -> subset: which image-text pairs to train on."""
 
-from selection.config import Selection
-from selection.index import PoolIndex
-from selection.logsumexp import contrastive_normaliser
-from selection.pool import Pool
-from selection.recipe import Recipe
+from selection.kernels.logsumexp import contrastive_normaliser
+from selection.methods.clipcov import clipcov
+from selection.methods.semdedup import semdedup
+from selection.methods.soft_cap_sampling import soft_cap_sampling
+from selection.methods.vas_d import vas_d
+from selection.pool.index import PoolIndex
+from selection.pool.location import Pool
+from selection.runner import Recipe
 from selection.scores.clip_score import clip_score
 from selection.scores.normsim import normsim
 from selection.scores.s_cliploss import s_cliploss
 from selection.scores.vas import second_moment, vas
-from selection.select import Selector
+from selection.selector import Selector
+from selection.settings import Selection
 from selection.subset import Subset
-from selection.subsets.clipcov import clipcov
-from selection.subsets.semdedup import semdedup
-from selection.subsets.soft_cap_sampling import soft_cap_sampling
-from selection.subsets.vas_d import vas_d
 
 __all__ = [
     "Pool",

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError
 
 Language = str | Literal[False]  # YAML reads the word off as false
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import ClipsiftError
-from common.files import atomic_path
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.files import atomic_path
 from selection.uids import UID_DTYPE, is_sorted, search_uids, sort_uids
 
 

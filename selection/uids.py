@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError
 
 UID_DTYPE = np.dtype("u8,u8")  # fields f0 (high 64 bits) and f1 (low 64 bits), 16 bytes: DataComp's subset files
 UID_WIDTH = 32  # hex characters

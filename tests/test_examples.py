@@ -11,8 +11,8 @@ import pytest
 import torch
 from pools import picture
 
-from common.clip import create_clip
-from common.errors import ClipsiftError
+from clipsift_common.clip import create_clip
+from clipsift_common.errors import ClipsiftError
 from training.export import export_model
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "score_pictures.py"

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from common.errors import ClipsiftError
-from common.files import atomic_path
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.files import atomic_path
 
 CHECKPOINT_NAME = "last.ckpt"
 _OURS = "clipsift"  # our entry in Lightning's checkpoint

@@ -11,18 +11,18 @@ from typing import Any
 import lightning as L
 import numpy as np
 
-from common.clip import get_tokenizer, model_config
-from common.data_report import DataReport
-from common.distributed import rank, world_size
-from common.errors import ClipsiftError
-from common.files import array_fingerprint, read_json
-from common.images import MAX_PIXELS
-from selection.index import SHARD_CACHE_GB, PoolIndex
-from selection.pool import Pool, Shard
+from clipsift_common.clip import get_tokenizer, model_config
+from clipsift_common.data_report import DataReport
+from clipsift_common.distributed import rank, world_size
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.files import array_fingerprint, read_json
+from clipsift_common.images import MAX_PIXELS
+from selection.pool.index import SHARD_CACHE_GB, PoolIndex
+from selection.pool.location import Pool, Shard
 from selection.subset import Subset
 from training.loader import GlobalBatchLoader, StepDataset
-from training.order import Sampling
-from training.sample_order import SampleOrder
+from training.order import SampleOrder
+from training.permutation import Sampling
 from training.transform import Decode, TrainTransform
 
 logger = logging.getLogger("clipsift")
@@ -34,7 +34,7 @@ class PoolDataModule(L.LightningDataModule):
     """Kept samples of a pool as training batches, filtered on the fly.
 
     Args:
-        pool: where the shards are (see :class:`selection.pool.Pool`).
+        pool: where the shards are (see :class:`selection.pool.location.Pool`).
         out: run directory.
         model: open_clip architecture name or JSON file; says how pixels and captions are prepared.
         samples_seen: training budget in samples, whatever the size of the subset (repeats included). Rounded **up**
@@ -45,7 +45,7 @@ class PoolDataModule(L.LightningDataModule):
         weights: for ``resampled``: how much more often than others the samples of some shards are drawn, by patterns of
             shard names or addresses (``{"dfn-*": 2.0}``). The first pattern that fits counts; other shards have 1.
         shuffle_window: shards that are read at a time, whose samples are shuffled among themselves
-            (:class:`training.sample_order.SampleOrder`); 0 shuffles over the whole subset. By default 0 for local pools
+            (:class:`training.order.SampleOrder`); 0 shuffles over the whole subset. By default 0 for local pools
             and 16 for remote ones, whose shards are then fetched whole, one window ahead; with 0, each sample of a
             remote pool is a request of its own.
         shard_cache_gb: gigabytes of remote shards that are kept on this machine, under ``cache``.

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from common.clip import CONFIG_NAME, WEIGHTS_NAME, model_config
-from common.files import atomic_path, write_json
+from clipsift_common.clip import CONFIG_NAME, WEIGHTS_NAME, model_config
+from clipsift_common.files import atomic_path, write_json
 
 TORCH_WEIGHTS_NAME = "open_clip_model.pt"
 _PREPROCESS_KEYS = ("mean", "std", "interpolation", "resize_mode")  # what open_clip writes for the hub
@@ -25,7 +25,7 @@ def export_model(clip: torch.nn.Module, model: str, folder: Path, state: dict[st
         clip: the trained open_clip model.
         model: its architecture's name or JSON file.
         folder: where to; the config, without which the folder is no model, is written last.
-        state: its state with whole tensors (:func:`training.sharding.full_state`).
+        state: its state with whole tensors (:func:`training.fsdp.full_state`).
     """
     # Cloned: safetensors refuses tensors that share memory.
     tensors = {name: tensor.clone().contiguous() for name, tensor in state.items()}

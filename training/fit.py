@@ -10,20 +10,20 @@ from typing import Any
 import lightning as L
 import torch
 
-from common.clip import WEIGHTS_NAME, model_config
-from common.distributed import broadcast_object, world_size
-from common.errors import ClipsiftError
-from common.files import file_fingerprint, fingerprint, read_json, write_json
-from common.machine import Machine, make_lone_trainer, make_trainer
+from clipsift_common.clip import WEIGHTS_NAME, model_config
+from clipsift_common.distributed import broadcast_object, world_size
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.files import file_fingerprint, fingerprint, read_json, write_json
+from clipsift_common.machine import Machine, make_lone_trainer, make_trainer
 from training.averaging import MovingAverage
-from training.callbacks import Interrupted, Supervisor
 from training.checkpoints import CHECKPOINT_NAME, AtomicCheckpointIO, check_settings
 from training.data import PoolDataModule
 from training.export import export_model
+from training.fsdp import ShardedStrategy, full_state
 from training.metrics import Metrics
 from training.model import CLIPModule
 from training.online import OnlineSelection
-from training.sharding import ShardedStrategy, full_state
+from training.supervisor import Interrupted, Supervisor
 
 logger = logging.getLogger("clipsift")
 

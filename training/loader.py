@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from common.data_report import DataReport
-from common.errors import ClipsiftError
-from common.images import ImageError
-from selection.index import PoolIndex, Sample
-from training.order import places_at
-from training.sample_order import SampleOrder
+from clipsift_common.data_report import DataReport
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.images import ImageError
+from selection.pool.index import PoolIndex, Sample
+from training.order import SampleOrder
+from training.permutation import places_at
 from training.slots import PREFETCH, Slot, Slots
 from training.stall import Reading, StallTimer
 from training.transform import TrainTransform

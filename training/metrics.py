@@ -12,9 +12,9 @@ from typing import Any
 
 import lightning as L
 
-from common.files import atomic_path
-from common.progress import Progress
-from training.callbacks import Supervisor
+from clipsift_common.files import atomic_path
+from clipsift_common.progress import Progress
+from training.supervisor import Supervisor
 
 logger = logging.getLogger("clipsift")
 

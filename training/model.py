@@ -10,11 +10,11 @@ import lightning as L
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from common.clip import create_clip
-from common.errors import ClipsiftError
+from clipsift_common.clip import create_clip
+from clipsift_common.errors import ClipsiftError
+from training.fsdp import separate_whole, shard
 from training.loss import STARTS, Loss, contrastive_loss
 from training.schedule import learning_rate, parameter_groups
-from training.sharding import separate_whole, shard
 from training.transform import normalise
 
 MAX_LOG_SCALE = math.log(100)

@@ -15,16 +15,16 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from common.clip import LoadedCLIP, get_tokenizer
-from common.errors import ClipsiftError
-from common.machine import num_threads
-from selection.combine import COMBINATIONS
-from selection.config import Selection, Teacher
-from selection.scores import SCORES, FeatureBlock
-from selection.step import Column, Step
-from selection.top import keep_top
+from clipsift_common.clip import LoadedCLIP, get_tokenizer
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.machine import num_threads
+from selection.recipe.step import Step
+from selection.recipe.top import keep_top
+from selection.registry import FeatureBlock
+from selection.scores import SCORES
+from selection.settings import Selection, Teacher
 from selection.uids import UID_DTYPE
-from training.order import hash64
+from training.permutation import hash64
 from training.transform import normalise
 
 # Captions by which two tokenizers are told apart; the last is longer than any context.
@@ -88,7 +88,7 @@ class OnlineSelection(L.Callback):
     any number of ranks, as far as the teacher's arithmetic is (on a CPU it uses one thread; batches are filled up to
     ``batch_size``, so that a row's features do not depend on how many others there are).
 
-    It follows the :class:`training.callbacks.Supervisor` in the list of callbacks: that one has by then made sure that
+    It follows the :class:`training.supervisor.Supervisor` in the list of callbacks: that one has by then made sure that
     every rank has a batch.
 
     Args:
@@ -196,7 +196,7 @@ class OnlineSelection(L.Callback):
         with num_threads(1):
             for number, plan in enumerate(self.steps):
                 assert plan.column is not None
-                scores = _scores(plan.column, block)[left]
+                scores = plan.column.values_of(block)[left]
                 is_last = number + 1 == len(self.steps)
                 size = self.global_batch if is_last else max(self.global_batch, plan.size(len(uids)))
                 left = left[keep_top(scores, keys[left], size)]
@@ -206,13 +206,6 @@ class OnlineSelection(L.Callback):
 def _filled_up(rows: torch.Tensor, size: int) -> torch.Tensor:
     """``rows`` and as many of zeros as make ``size``."""
     return torch.cat([rows, rows.new_zeros(size - len(rows), *rows.shape[1:])]) if len(rows) < size else rows
-
-
-def _scores(column: Column, block: FeatureBlock) -> np.ndarray:
-    """(n,) scores of a column or of a combination of columns."""
-    if column.of:
-        return COMBINATIONS[column.score]([_scores(part, block) for part in column.of], **column.options)
-    return SCORES[column.score](block, **column.options).cpu().numpy()
 
 
 class Shares:

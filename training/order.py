@@ -1,105 +1,215 @@
-"""Which sample comes when: a pure function of the seed and of the place in the sequence of samples.
+"""The sequence of a run's samples: over the whole subset, within windows of shards, or drawn by weight.
 
-The training sequence has places 0, 1, 2 ...; step ``s`` holds the places ``s * global_batch`` to
-``(s + 1) * global_batch``. Rank, worker and world size do not occur here, so any machine sees the same global batches
-and the only state of a loader is its step.
+A pure function of the seed and the place, like :mod:`training.permutation`, on which it builds.
 """
 
 from __future__ import annotations
 
-from math import isqrt
-from typing import Literal
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-Sampling = Literal["shuffled", "resampled"]
+from clipsift_common.files import array_fingerprint, fingerprint
+from selection.pool.index import PoolIndex
+from training.permutation import Sampling, draw, hash64, permute, replacement
 
-_ROUNDS = 8
-_SHUFFLE, _RESAMPLE, _REPLACE = range(3)  # what a hash is for; keeps the streams apart
-
-
-def rows_at(step: int, num_rows: int, global_batch: int, seed: int, sampling: Sampling) -> np.ndarray:
-    """The ``(global_batch,)`` int64 positions in ``[0, num_rows)`` that make up one step. See :func:`draw`."""
-    return draw(places_at(step, global_batch), num_rows, seed, sampling)
+_CHUNK = 1 << 20  # rows fingerprinted at a time
+_SHARDS, _INSIDE, _WHICH, _ROW, _INSTEAD = range(16, 21)  # what a hash is for, apart from training.order's purposes
+_PASSES_KEPT = 2  # orders of shards remembered
 
 
-def places_at(step: int, global_batch: int) -> np.ndarray:
-    """The ``(global_batch,)`` int64 places of one step in the sequence of samples."""
-    return np.arange(step * global_batch, (step + 1) * global_batch, dtype=np.int64)
+@dataclass(frozen=True)
+class SampleOrder:
+    """What fixes the sequence of samples.
 
+    ``window`` 0 is a shuffle over everything (:func:`training.permutation.draw`). ``window`` W > 0 reads W shards at a time:
+    each pass puts the shards in a new order, cuts them into windows of W, and shuffles the samples of a window among
+    themselves. Every sample still comes once per pass and may come anywhere in it, and the passes are independent; but
+    a batch holds samples of W shards only (of 2 W, where a window ends), and the samples of a shard stay within one
+    window. How good a shuffle that is, is a matter of W: two samples of one shard meet in a batch S / W times as often
+    as chance among S shards would have it. If the pool's own order means nothing (web pools are shuffled), nothing is
+    lost; if shards differ, by source or date, each batch has the mixture of W random ones.
+    ``tests/training/test_sample_order.py`` measures both.
 
-def draw(places: np.ndarray, num_rows: int, seed: int, sampling: Sampling) -> np.ndarray:
-    """Which of ``num_rows`` samples stands at each place.
-
-    ``shuffled``: places ``[p * num_rows, (p + 1) * num_rows)`` are pass ``p`` and hold every sample exactly once;
-    batches run on across passes. Each pass has its own order, a pseudo-random permutation in O(1) memory that is
-    computed place by place, so a billion samples cost no more than ten. It is a shuffle over the whole subset, not
-    within a window: where a sample lands is uniform, neighbours in the pool are no likelier to meet than strangers,
-    and passes are independent, as far as chi-squared tests over thousands of seeds can tell
-    (``tests/training/test_order.py``). It reaches 2^64 of the ``num_rows!`` orders.
-
-    ``resampled``: every place is an independent uniform draw with replacement. DataComp's loader draws whole *shards*
-    so; drawing samples keeps its statistics over a run and drops the correlation within a batch.
+    ``resampled`` with a window draws W shards for as many places as W shards have samples on average, and the places
+    draw among these.
 
     Args:
-        places: int64, any shape.
-        num_rows: number of samples, at least 1.
-        seed: the run's seed.
-
-    Returns:
-        int64 positions in ``[0, num_rows)``, of the shape of ``places``.
+        rows: (m,) kept rows of the pool's index, in pool order.
+        global_batch: samples per step.
+        seed: the run's.
+        sampling: ``shuffled`` or ``resampled``.
+        starts: (shards + 1,) where in ``rows`` each shard starts, and the end; needed for windows and weights.
+        window: shards read at a time; 0: all.
+        weights: (shards,) how much more often than others ``resampled`` draws each shard's samples; None: all alike.
     """
-    if sampling == "resampled":
-        return _below(hash64(seed, _RESAMPLE, places), num_rows)
-    passes, within = np.divmod(places, num_rows)
-    return permute(within, num_rows, hash64(seed, _SHUFFLE, passes))
+
+    rows: np.ndarray
+    global_batch: int
+    seed: int
+    sampling: Sampling
+    starts: np.ndarray | None = None
+    window: int = 0
+    weights: np.ndarray | None = None
+
+    def fingerprint(self, index: PoolIndex) -> str:
+        """Hash that is equal only for the same samples in the same order; it names uids, not places in files."""
+        starts = range(0, len(self.rows), _CHUNK)
+        uids = [array_fingerprint(index.uids[self.rows[start : start + _CHUNK]]) for start in starts]
+        parts: list[object] = [uids, self.global_batch, self.seed, self.sampling]
+        if self.window or self.weights is not None:
+            assert self.starts is not None
+            parts += [self.window, self.starts.tolist(), None if self.weights is None else self.weights.tolist()]
+        return fingerprint(parts)
+
+    def at(self, places: np.ndarray) -> np.ndarray:
+        """The rows at ``places`` (int64, one-dimensional) of the sequence."""
+        return self.rows[self._sequence.draw(places)]
+
+    def instead(self, place: int, attempt: int) -> int:
+        """The row to try at ``place`` when what stood there cannot be used; ``attempt`` counts from 1."""
+        return int(self.rows[self._sequence.instead(place, attempt)])
+
+    def ahead_of(self, place: int) -> tuple[int, list[int]]:
+        """The number of the window that holds ``place``, and a row of each shard of it and of the next one."""
+        assert isinstance(self._sequence, Windows)
+        number = self._sequence.window_at(place)
+        shards = [*self._sequence.shards_in(number), *self._sequence.shards_in(number + 1)]
+        return number, [int(self.rows[self._sequence.starts[shard]]) for shard in dict.fromkeys(shards)]
+
+    @cached_property
+    def _sequence(self) -> Whole | Weighted | Windows:
+        if not self.window and self.weights is None:
+            return Whole(len(self.rows), self.seed, self.sampling)
+        assert self.starts is not None
+        if not self.window:
+            return Weighted(self.starts, self.seed, self.weights)
+        if self.sampling == "resampled":
+            return DrawnWindows(self.starts, self.seed, self.window, self.weights)
+        return Windows(self.starts, self.seed, self.window)
 
 
-def replacement(place: int, attempt: int, num_rows: int, seed: int) -> int:
-    """The position to try at ``place`` when what stood there cannot be used; ``attempt`` counts from 1."""
-    return int(_below(hash64(seed, _REPLACE, np.int64(place), np.int64(attempt)), num_rows))
+class Whole:
+    """Shuffled or drawn over all positions."""
+
+    def __init__(self, num_rows: int, seed: int, sampling: Sampling) -> None:
+        self.num_rows, self.seed, self.sampling = num_rows, seed, sampling
+
+    def draw(self, places: np.ndarray) -> np.ndarray:
+        return draw(places, self.num_rows, self.seed, self.sampling)
+
+    def instead(self, place: int, attempt: int) -> int:
+        return replacement(place, attempt, self.num_rows, self.seed)
 
 
-def permute(values: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
-    """Image of ``values`` in ``[0, size)`` under the pseudo-random permutation that each one's key names.
+class Weighted:
+    """Drawn with replacement, the samples of each shard with its weight."""
 
-    A Feistel network on an ``a x b`` rectangle that just covers ``size`` (Black & Rogaway, "Ciphers with arbitrary
-    finite domains", CT-RSA 2002, method 3): the two coordinates are shifted in turn by a hash of the other, which can
-    be undone, so no two values collide. The few results outside ``[0, size)`` go round again until they fall inside.
-    """
-    height = isqrt(size - 1) + 1
-    width = -(-size // height)  # height * width - size < height
-    result = _shift_rounds(values, height, width, keys)
-    while (outside := result >= size).any():
-        result[outside] = _shift_rounds(result[outside], height, width, keys[outside])
-    return result
+    def __init__(self, starts: np.ndarray, seed: int, weights: np.ndarray | None = None) -> None:
+        self.starts, self.counts, self.seed = starts, np.diff(starts), seed
+        self.mass = self.counts * (1.0 if weights is None else weights)
+        self.ends = np.cumsum(self.mass)
 
+    def draw(self, places: np.ndarray) -> np.ndarray:
+        return self.inside(self.shards(hash64(self.seed, _WHICH, places)), hash64(self.seed, _ROW, places))
 
-def _shift_rounds(values: np.ndarray, height: int, width: int, keys: np.ndarray) -> np.ndarray:
-    down, across = np.divmod(values, width)
-    for number in range(_ROUNDS // 2):
-        down = (down + _below(_mix(_mix(keys + np.uint64(2 * number)) ^ across.astype(np.uint64)), height)) % height
-        across = (across + _below(_mix(_mix(keys + np.uint64(2 * number + 1)) ^ down.astype(np.uint64)), width)) % width
-    return down * width + across
+    def instead(self, place: int, attempt: int) -> int:
+        dice = hash64(self.seed, _INSTEAD, np.array([place]), np.int64(attempt))
+        return int(self.inside(self.shards(hash64(self.seed, _WHICH, dice)), dice)[0])
 
+    def shards(self, dice: np.ndarray) -> np.ndarray:
+        """A shard for each 64 random bits, with probability proportional to its mass."""
+        at = np.searchsorted(self.ends, dice / 2.0**64 * self.ends[-1], "right")
+        return at.clip(max=len(self.ends) - 1)
 
-def hash64(seed: int, *words: int | np.ndarray | np.integer) -> np.ndarray:
-    """64 well-mixed bits from a seed and words (integers or arrays that broadcast)."""
-    state = _mix(np.asarray(seed % 2**64, np.uint64))
-    for word in words:
-        state = _mix(state ^ np.asarray(word).astype(np.uint64))
-    return state
+    def inside(self, shards: np.ndarray, dice: np.ndarray) -> np.ndarray:
+        """A position in each of ``shards``, uniform."""
+        return self.starts[shards] + (dice % self.counts[shards].astype(np.uint64)).astype(np.int64)
 
 
-def _mix(bits: np.ndarray) -> np.ndarray:
-    """Steele, Lea & Flood's SplitMix64 step (OOPSLA 2014): every input bit flips half of the output's."""
-    with np.errstate(over="ignore"):
-        bits = bits + np.uint64(0x9E3779B97F4A7C15)
-        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return bits ^ (bits >> np.uint64(31))
+class Windows(Weighted):
+    """Shuffled within windows of shards; ``width`` shards to a window."""
+
+    def __init__(self, starts: np.ndarray, seed: int, width: int, weights: np.ndarray | None = None) -> None:
+        super().__init__(starts, seed, weights)
+        self.width, self.num_rows = width, int(starts[-1])
+        self.per_pass = -(-len(self.counts) // width)  # windows
+        self._passes: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def draw(self, places: np.ndarray) -> np.ndarray:
+        windows = self.windows_at(places)
+        result = np.empty(len(places), np.int64)
+        for window in np.unique(windows).tolist():
+            mine = windows == window
+            shards, start = self.shards_in(window), self._start(window)
+            counts = self.counts[shards]
+            ends = np.cumsum(counts)
+            keys = np.broadcast_to(hash64(self.seed, _INSIDE, window), mine.sum())
+            shuffled = permute(places[mine] - start, int(ends[-1]), keys)
+            which = np.searchsorted(ends, shuffled, "right")
+            result[mine] = self.starts[shards[which]] + shuffled - (ends - counts)[which]
+        return result
+
+    def instead(self, place: int, attempt: int) -> int:
+        """A position of the same window: its shards are at hand."""
+        dice = hash64(self.seed, _INSTEAD, np.array([place]), np.int64(attempt))
+        shards = self.shards_in(self.window_at(place))
+        ends = np.cumsum(self.mass[shards])
+        which = np.searchsorted(ends, hash64(self.seed, _WHICH, dice) / 2.0**64 * ends[-1], "right")
+        return int(self.inside(shards[which.clip(max=len(shards) - 1)], dice)[0])
+
+    def window_at(self, place: int) -> int:
+        return int(self.windows_at(np.array([place]))[0])
+
+    def windows_at(self, places: np.ndarray) -> np.ndarray:
+        """The numbers of the windows that hold the places; they count on through the passes."""
+        passes, within = np.divmod(places, self.num_rows)
+        windows = passes * self.per_pass
+        for number in np.unique(passes).tolist():
+            mine = passes == number
+            windows[mine] += np.searchsorted(self._pass(number)[1], within[mine], "right") - 1
+        return windows
+
+    def shards_in(self, window: int) -> np.ndarray:
+        number, within = divmod(window, self.per_pass)
+        return self._pass(number)[0][within * self.width : (within + 1) * self.width]
+
+    def _start(self, window: int) -> int:
+        number, within = divmod(window, self.per_pass)
+        return number * self.num_rows + int(self._pass(number)[1][within])
+
+    def _pass(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """The order of the shards in a pass, and where in it each window starts (and the end)."""
+        if number not in self._passes:
+            size = len(self.counts)
+            keys = np.broadcast_to(hash64(self.seed, _SHARDS, number), size)
+            order = permute(np.arange(size), size, keys)
+            ends = np.concatenate([[0], np.cumsum(self.counts[order])])
+            edges = np.append(ends[: -1 : self.width], ends[-1])
+            self._passes = dict([*self._passes.items()][1 - _PASSES_KEPT :]) | {number: (order, edges)}
+        return self._passes[number]
 
 
-def _below(bits: np.ndarray, bound: int) -> np.ndarray:
-    """64 random bits to int64 in ``[0, bound)``; the bias is below ``bound / 2^64``."""
-    return (bits % np.uint64(bound)).astype(np.int64)
+class DrawnWindows(Windows):
+    """Drawn with replacement from ``width`` shards at a time, which are drawn by weight."""
+
+    def __init__(self, starts: np.ndarray, seed: int, width: int, weights: np.ndarray | None = None) -> None:
+        super().__init__(starts, seed, width, weights)
+        self.length = max(1, round(self.num_rows * min(1.0, width / len(self.counts))))  # places in a window
+
+    def draw(self, places: np.ndarray) -> np.ndarray:
+        windows, which = places // self.length, hash64(self.seed, _WHICH, places) % np.uint64(self.width)
+        dice = hash64(self.seed, _SHARDS, windows, which)
+        return self.inside(self.shards(dice), hash64(self.seed, _ROW, places))
+
+    def windows_at(self, places: np.ndarray) -> np.ndarray:
+        return places // self.length
+
+    def shards_in(self, window: int) -> np.ndarray:
+        return self.shards(hash64(self.seed, _SHARDS, np.int64(window), np.arange(self.width)))
+
+    def instead(self, place: int, attempt: int) -> int:
+        dice = hash64(self.seed, _INSTEAD, np.array([place]), np.int64(attempt))
+        shards = self.shards_in(self.window_at(place))  # drawn by weight already
+        return int(self.inside(shards[dice % np.uint64(self.width)], hash64(self.seed, _ROW, dice))[0])

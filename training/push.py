@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError
 
 
 def push_model(folder: Path, repository: str, private: bool = True) -> str:

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError
 
 PREFETCH = 2  # batches that a worker makes ahead
 

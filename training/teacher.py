@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from common.clip import model_config
-from common.distributed import barrier, rank
-from common.files import fingerprint
-from common.machine import Machine, num_threads
-from selection.config import Teacher
-from selection.index import PoolIndex
-from selection.pool import Pool
+from clipsift_common.clip import model_config
+from clipsift_common.distributed import barrier, rank
+from clipsift_common.files import fingerprint
+from clipsift_common.machine import Machine, num_threads
+from selection.pool.index import PoolIndex
+from selection.pool.location import Pool
+from selection.settings import Teacher
 from selection.subset import Subset
 from training.data import PoolDataModule
 from training.fit import fit

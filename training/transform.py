@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common.images import MAX_PIXELS, decode_image, jpeg_pixels
+from clipsift_common.images import MAX_PIXELS, decode_image, jpeg_pixels
 from training.resize import Box, resize_crop
 
 Decode = Literal["fast", "exact"]

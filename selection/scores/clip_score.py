@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from selection.checks import check_pair
-from selection.scores import FeatureBlock, register
-from selection.tiles import ROW_TILE, tiles
+from selection.kernels.checks import check_pair
+from selection.kernels.tiles import ROW_TILE, tiles
+from selection.registry import FeatureBlock, register
 
 
 def clip_score(image: Tensor, text: Tensor) -> Tensor:

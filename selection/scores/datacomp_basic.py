@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError
 from selection.language import Language, is_english
-from selection.scores import FeatureBlock, register
+from selection.registry import FeatureBlock, register
 
 MIN_SIDE = 200  # pixels
 MAX_ASPECT = 3.0

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from selection.checks import check_features, check_same_width
-from selection.scores import FeatureBlock, register
-from selection.tiles import fill_rows, tiles
+from selection.kernels.checks import check_features, check_same_width
+from selection.kernels.tiles import fill_rows, tiles
+from selection.registry import FeatureBlock, register
 
 _TILE_NUMBERS = 1 << 22  # of a tile of products: 16 MiB
 

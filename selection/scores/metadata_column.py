@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.errors import ClipsiftError
-from selection.scores import FeatureBlock, register
+from clipsift_common.errors import ClipsiftError
+from selection.registry import FeatureBlock, register
 
 
 @register("metadata_column", needs=())

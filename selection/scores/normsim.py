@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from selection.checks import check_features, check_same_width
-from selection.moments import gram, quadratic
+from selection.kernels.checks import check_features, check_same_width
+from selection.kernels.moments import gram, quadratic
+from selection.kernels.tiles import fill_rows, product_tiles, row_tiles
 from selection.options import Range
-from selection.scores import FeatureBlock, register
-from selection.tiles import fill_rows, product_tiles, row_tiles
+from selection.registry import FeatureBlock, register
 
 
 def normsim(features: Tensor, target: Tensor, p: float = 2) -> Tensor:

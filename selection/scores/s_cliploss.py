@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selection.checks import check_temperature
-from selection.logsumexp import bank_normaliser, contrastive_normaliser
+from selection.kernels.checks import check_temperature
+from selection.kernels.logsumexp import bank_normaliser, contrastive_normaliser
 from selection.options import PositiveFloat, PositiveInt, Range
-from selection.scores import FeatureBlock, register
+from selection.registry import FeatureBlock, register
 from selection.scores.clip_score import clip_score
 
 

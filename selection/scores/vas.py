@@ -10,10 +10,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from common.errors import ClipsiftError
-from selection.checks import check_features, check_same_shape, check_same_width
-from selection.moments import gram, quadratic
-from selection.scores import FeatureBlock, register
+from clipsift_common.errors import ClipsiftError
+from selection.kernels.checks import check_features, check_same_shape, check_same_width
+from selection.kernels.moments import gram, quadratic
+from selection.registry import FeatureBlock, register
 from selection.scores.normsim import kept_gram
 
 

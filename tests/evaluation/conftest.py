@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from common.clip import LoadedCLIP, load_clip
-from common.machine import Machine, quiet_libraries
+from clipsift_common.clip import LoadedCLIP, load_clip
+from clipsift_common.machine import Machine, quiet_libraries
 
 CPU = Machine(accelerator="cpu", devices=1)
 

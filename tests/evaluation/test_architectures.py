@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from toy_tasks import FLICKR, TEMPLATES, picture, write_flickr, write_task
 
-from common.clip import LoadedCLIP, create_clip, load_clip
-from common.images import decode_image
-from common.machine import Machine
+from clipsift_common.clip import LoadedCLIP, create_clip, load_clip
+from clipsift_common.images import decode_image
+from clipsift_common.machine import Machine
 from evaluation import TASKS, evaluate
 
 VISION = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16}

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 from toy_tasks import FLICKR, picture, toy_clip, write_archive, write_flickr
 
-from common.errors import ClipsiftError
-from common.machine import Machine
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.machine import Machine
 from evaluation import TASKS, evaluate
-from evaluation.archives import ZipImages
-from evaluation.winogavil import prompt
+from evaluation.data.archives import ZipImages
+from evaluation.kinds.winogavil import prompt
 
 WINOGAVIL = TASKS["misc/winogavil"]
 

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from evaluation.counts import ClassCounts, GroupCounts, label_ranks
-from evaluation.groups import worst
-from evaluation.retrieval import best_ranks
+from evaluation.kinds.counts import ClassCounts, GroupCounts, label_ranks
+from evaluation.kinds.groups import worst
+from evaluation.kinds.retrieval import best_ranks
 
 
 def test_label_ranks_break_ties_by_class_number() -> None:

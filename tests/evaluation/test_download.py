@@ -16,11 +16,11 @@ import pytest
 from hub_server import Hub
 from toy_tasks import FLICKR, sample, toy_clip, write_flickr, write_task
 
-from common.errors import ClipsiftError
-from common.machine import Machine
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.machine import Machine
 from evaluation import TASKS, evaluate
-from evaluation.download import download
-from evaluation.layout import MANIFEST_NAME, check, repository_name
+from evaluation.data.download import download
+from evaluation.data.layout import MANIFEST_NAME, check, repository_name
 from evaluation.tasks import select_tasks
 
 CIFAR, GEODE = TASKS["cifar10"], TASKS["fairness/geode"]
@@ -32,7 +32,7 @@ EVERYTHING = ["cifar10", "fairness/geode", FLICKR.key]
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """CIFAR-10 in two shards, GeoDE in one, Flickr."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("evaluation.hub._WAITS", (0.01,))
+    monkeypatch.setattr("evaluation.data.hub._WAITS", (0.01,))
     source = tmp_path / "hub"
     write_task(source / repository_name(CIFAR), [sample("red", 0), sample("green", 1)] * 4, num_shards=2)
     write_task(source / repository_name(GEODE), [sample("red", 0, 0, 3)])
@@ -79,7 +79,7 @@ def test_second_call_asks_for_nothing(hub: Hub, data: Path) -> None:
 
 
 def test_a_cut_line_and_a_busy_server_are_waited_out(hub: Hub, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evaluation.hub.CHUNK", 2048)
+    monkeypatch.setattr("evaluation.data.hub.CHUNK", 2048)
     hub.faults["djghosh/wds_cifar10_test"] = ["503"]
     hub.faults[CIFAR_TAR] = ["ok", "cut", "ok", "503"]
     download(["cifar10"], data, hub.endpoint)
@@ -90,7 +90,7 @@ def test_a_cut_line_and_a_busy_server_are_waited_out(hub: Hub, data: Path, monke
 
 
 def test_goes_on_where_it_was_stopped(hub: Hub, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evaluation.hub.CHUNK", 4096)
+    monkeypatch.setattr("evaluation.data.hub.CHUNK", 4096)
     hub.faults[CIFAR_TAR] = ["ok", "404"]
     with pytest.raises(ClipsiftError, match=rf"1 missing .*{CIFAR_TAR}: cannot be fetched .*start again") as error:
         download(EVERYTHING, data, hub.endpoint)

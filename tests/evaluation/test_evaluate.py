@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 from toy_tasks import picture, sample, toy_clip, write_task
 
-from common.errors import ClipsiftError
-from common.machine import Machine
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.machine import Machine
 from evaluation import TASKS, evaluate, summarise
 from evaluation.table import format_table
 

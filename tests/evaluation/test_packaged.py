@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from toy_tasks import sample, toy_clip, write_task
 
-from common.errors import ClipsiftError
-from common.machine import Machine
-from evaluation import TASKS, evaluate, packaged
-from evaluation.data import read_classnames, read_templates
-from evaluation.packaged import CLASSNAMES, TEMPLATES, packaged_lines
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.machine import Machine
+from evaluation import TASKS, evaluate
+from evaluation.data import prompts as packaged
+from evaluation.data.prompts import CLASSNAMES, TEMPLATES, packaged_lines
+from evaluation.data.tars import read_classnames, read_templates
 
 
 def test_the_installed_package_is_the_one_that_is_pinned() -> None:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from toy_tasks import picture, sample, toy_clip, write_flickr, write_task
 
-from common.errors import ClipsiftError
-from common.machine import Machine, launch
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.machine import Machine, launch
 from evaluation import TASKS, evaluate
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from toy_tasks import check_metrics
 
-from common.clip import LoadedCLIP
-from common.machine import Machine
+from clipsift_common.clip import LoadedCLIP
+from clipsift_common.machine import Machine
 from evaluation import TASKS, evaluate, summarise
 
 # One of each kind, with what is awkward in them: a blank class, acc5 without meaning, empty groups, several captions,

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from toy_tasks import COLOURS, picture, sample, vector, write_tar, write_task
 
-from common.errors import ClipsiftError
-from evaluation.data import TarSamples, read_classnames
+from clipsift_common.errors import ClipsiftError
+from evaluation.data.tars import TarSamples, read_classnames
 from evaluation.tasks import TASKS, Task
 
 CIFAR, GEODE = TASKS["cifar10"], TASKS["fairness/geode"]

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError
 from evaluation import TASKS
 from evaluation.kinds import KINDS
 from evaluation.tasks import GROUPS, SCORED, select_tasks

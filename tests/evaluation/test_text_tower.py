@@ -9,7 +9,7 @@ import pytest
 import torch
 from open_clip.model import CLIP, CustomTextCLIP
 
-from common.clip import LoadedCLIP
+from clipsift_common.clip import LoadedCLIP
 from evaluation.encoder import Encoder
 from evaluation.text_tower import TextTower
 

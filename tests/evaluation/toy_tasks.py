@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common.clip import LoadedCLIP
+from clipsift_common.clip import LoadedCLIP
 from evaluation import TASKS
 
 COLOURS = {

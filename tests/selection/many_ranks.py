@@ -18,16 +18,17 @@ import torch
 import torch.distributed as dist
 from pools import write_pool
 
-from common import files
-from common.machine import Machine
-from selection import merge, resharding
-from selection.config import Selection
-from selection.features import write_feature_file
-from selection.index import PoolIndex
-from selection.pool import Pool
-from selection.select import Selector
+from clipsift_common import files
+from clipsift_common.machine import Machine
+from selection import reshard as resharding
+from selection import subset_files as merge
+from selection.features.files import write_feature_file
+from selection.pool.index import PoolIndex
+from selection.pool.location import Pool
+from selection.registry import vas_d
+from selection.selector import Selector
+from selection.settings import Selection
 from selection.subset import Subset
-from selection.subsets import vas_d
 from selection.uids import parse_uids
 
 SIZES = (40, 7, 90, 1, 55, 23, 64)

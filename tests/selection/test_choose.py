@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.errors import ClipsiftError
-from selection import cut, merge
-from selection.choose import choose
-from selection.recipe import Recipe
+from clipsift_common.errors import ClipsiftError
+from selection import subset_files as merge
+from selection.recipe import cut
+from selection.recipe.apply import apply_recipe
+from selection.recipe.parsed import ParsedRecipe
+from selection.recipe.stream import choose
 from selection.subset import Subset
 from selection.uids import UID_DTYPE, parse_uids, uid_column
 
@@ -61,10 +63,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(merge, "_STRIDE", 2)
 
 
-def check(folder: Path, recipe: Recipe, uids: np.ndarray, columns: dict[str, np.ndarray], file_rows: int) -> None:
+def check(folder: Path, recipe: ParsedRecipe, uids: np.ndarray, columns: dict[str, np.ndarray], file_rows: int) -> None:
     paths = write_scores(folder / "scores", uids, columns, file_rows)
     try:
-        expected, about = recipe.apply(uids, columns)
+        expected, about = apply_recipe(recipe, uids, columns)
     except ClipsiftError as error:
         with pytest.raises(ClipsiftError, match=str(error)[:20]):
             choose(paths, recipe, folder / "subset.npy")
@@ -90,7 +92,7 @@ def test_ties_and_nan_as_in_memory(
     seed: int,
 ) -> None:
     columns = {"random": np.array(first, np.float32), "random_2": np.array(first[::-1], np.float32)}
-    recipe = Recipe.parse([{"score": "random"} | step for step in chosen])
+    recipe = ParsedRecipe.parse([{"score": "random"} | step for step in chosen])
     check(tmp_path_factory.mktemp("pool"), recipe, some_uids(len(first), seed), columns, file_rows)
 
 
@@ -103,7 +105,7 @@ def test_sets_as_in_memory(tmp_path: Path) -> None:
         size = 150 if name in ("within", "intersect") else 20
         files[name] = str(tmp_path / f"{name}.npy")
         Subset(np.concatenate([uids[number : number + size], some_uids(10, 9)])).save(files[name])
-    recipe = Recipe.parse(
+    recipe = ParsedRecipe.parse(
         [{"score": "random", "keep": 0.4}],
         within=files["within"],
         union=[files["union"], files["within"]],
@@ -117,11 +119,11 @@ def test_real_sizes_take_the_same_way(tmp_path: Path) -> None:
     """Unpatched limits; all scores equal, so that the uids decide."""
     uids = some_uids(5000, repeats=False)
     columns = {"random": np.zeros(5000, np.float32)}
-    check(tmp_path, Recipe.parse([{"score": "random", "keep": 0.3}]), uids, columns, 777)
+    check(tmp_path, ParsedRecipe.parse([{"score": "random", "keep": 0.3}]), uids, columns, 777)
 
 
 def test_a_damaged_score_file_is_named(tmp_path: Path) -> None:
-    recipe = Recipe.parse([{"score": "random", "keep": 0.3}])
+    recipe = ParsedRecipe.parse([{"score": "random", "keep": 0.3}])
     paths = write_scores(tmp_path, some_uids(10), {"other": np.zeros(10, np.float32)}, 5)
     with pytest.raises(ClipsiftError, match=r"000000\.parquet: no whole score file"):
         choose(paths, recipe, tmp_path / "subset.npy")

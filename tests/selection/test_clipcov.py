@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from selection.subsets.clipcov import ClipCovTerms, clipcov, greedy
+from selection.methods.clipcov import ClipCovTerms, clipcov, greedy
 
 CASES = [(block, percent) for block in (10, 25, 200) for percent in (5, 10, 30)]
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import ClipsiftError
-from selection.combine import rank_sum, weighted_sum
+from clipsift_common.errors import ClipsiftError
+from selection.scoring.combine import rank_sum, weighted_sum
 
 NAN = np.nan
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from bundle import Bundle
 
-from common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError
 from selection import language
-from selection.recipe import Recipe
-from selection.scores import FeatureBlock, get_score
+from selection.registry import FeatureBlock
+from selection.runner import Recipe
+from selection.scores import get_score
 from selection.scores.datacomp_basic import num_tokens
 from selection.scores.datacomp_image_based import nearest_by_product
 
@@ -45,7 +46,7 @@ def test_golden_sets(bundle: Bundle) -> None:
         "datacomp_image_based_and_clip_l14_30": [CLIP, CAPTION, image_based(bundle)],
     }
     for name, steps in recipes.items():
-        subset = Recipe.parse(steps).run(pool, "l14")
+        subset = Recipe(steps).run(pool, "l14")
         assert np.array_equal(subset.uids, bundle.array(f"golden/sets/{name}.npy")), name
 
 

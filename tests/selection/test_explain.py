@@ -7,9 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from common.errors import ClipsiftError
-from selection.explain import explain, format_explanation
-from selection.recipe import Recipe
+from clipsift_common.errors import ClipsiftError
+from selection.recipe.explain import explain, format_explanation
+from selection.recipe.parsed import ParsedRecipe
+from selection.runner import Recipe
 from selection.uids import parse_uids, uid_column
 
 SCORES = {"good": np.array([9, 8, 7, 7, 7, 1, np.nan, 2], np.float32), "fine": np.arange(8, dtype=np.float32)}
@@ -32,7 +33,7 @@ def run(tmp_path: Path) -> Path:
         {"score": "metadata_column", "column": "good", "name": "good", "keep": 0.5},
         {"score": "metadata_column", "column": "fine", "name": "fine", "keep": 0.25},
     ]
-    Recipe.parse(steps).run(str(folder), out=tmp_path / "run")
+    Recipe(steps).run(str(folder), out=tmp_path / "run")
     return tmp_path / "run"
 
 
@@ -77,7 +78,7 @@ def test_a_combination_has_no_score_of_its_own_to_show(tmp_path: Path) -> None:
     columns |= {name: pa.array(values) for name, values in SCORES.items()}
     pq.write_table(pa.table(columns), folder / "a.parquet")
     parts = [{"score": "metadata_column", "column": name, "name": name} for name in SCORES]
-    recipe = Recipe.parse([{"score": "rank_sum", "of": parts, "keep": 0.5}])
+    recipe = ParsedRecipe.parse([{"score": "rank_sum", "of": parts, "keep": 0.5}])
     recipe.run(str(folder), out=tmp_path / "run")
     told = explain(tmp_path / "run", uid(4))
     assert told.scores == []

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from pools import Members, picture, sample, write_pool, write_tar
 
-from common.errors import ClipsiftError
-from selection.index import PoolIndex
-from selection.pool import Pool
+from clipsift_common.errors import ClipsiftError
+from selection.pool.index import PoolIndex
+from selection.pool.location import Pool
 from selection.subset import Subset
 from selection.uids import derive_uid, format_uids, parse_uids
 

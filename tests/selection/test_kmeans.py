@@ -5,8 +5,8 @@ import torch
 from bundle import Bundle
 from torch import Tensor
 
-from selection import kmeans as module
-from selection.kmeans import kmeans, nearest
+from selection.kernels import kmeans as module
+from selection.kernels.kmeans import kmeans, nearest
 
 
 def clouds(num_each: int = 40, num: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:

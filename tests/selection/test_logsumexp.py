@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from selection.logsumexp import contrastive_normaliser
+from selection.kernels.logsumexp import contrastive_normaliser
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ import pytest
 
 PROGRAM = """
 import torch
-from selection import logsumexp, logsumexp_triton
-from selection.logsumexp_triton import exp_sums
+from selection.kernels import logsumexp
+from selection.kernels import logsumexp_triton
+from selection.kernels.logsumexp_triton import exp_sums
 
 logsumexp_triton.STRIP_ROWS = 256  # several launches
 generator = torch.Generator().manual_seed(0)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.files import read_json
+from clipsift_common.files import read_json
 
 pytestmark = pytest.mark.slow
 

@@ -10,8 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from common.errors import ClipsiftError
-from selection.scores import SCORES, FeatureBlock
+from clipsift_common.errors import ClipsiftError
+from selection.registry import FeatureBlock
+from selection.scores import SCORES
 from selection.scores.normsim import normsim
 from selection.scores.vas import second_moment, vas
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.errors import ClipsiftError
-from selection.npz import checksums, read_array
+from clipsift_common.errors import ClipsiftError
+from selection.features.npz import checksums, read_array
 
 IMAGE = np.arange(24, dtype=np.float16).reshape(6, 4)
 

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.errors import ClipsiftError
-from common.files import read_json
-from selection.recipe import Recipe
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.files import read_json
+from selection.recipe.apply import apply_recipe
+from selection.recipe.parsed import ParsedRecipe
+from selection.runner import Recipe
 from selection.subset import Subset
 from selection.uids import parse_uids
 
@@ -17,8 +19,8 @@ UIDS = parse_uids([f"{number:x}" for number in range(1, 11)])
 FALLING = np.arange(10, 0, -1, dtype=np.float32)  # uid 1 is best
 
 
-def kept(recipe: Recipe, **columns: np.ndarray) -> list[int]:
-    subset, _ = recipe.apply(UIDS, columns)
+def kept(recipe: ParsedRecipe, **columns: np.ndarray) -> list[int]:
+    subset, _ = apply_recipe(recipe, UIDS, columns)
     return [int(uid["f1"]) for uid in subset.uids]
 
 
@@ -28,36 +30,38 @@ def write_subset(path: Path, numbers: list[int]) -> str:
 
 
 def test_steps_keep_fractions_of_the_pool_one_after_the_other() -> None:
-    recipe = Recipe.parse([{"score": "s_cliploss", "keep": 0.5}, {"score": "normsim", "target": "x", "keep": 0.2}])
+    recipe = ParsedRecipe.parse(
+        [{"score": "s_cliploss", "keep": 0.5}, {"score": "normsim", "target": "x", "keep": 0.2}]
+    )
     # Among the best five by the first, the best two by the second; two independent top sets would share nothing.
     assert kept(recipe, s_cliploss=FALLING, normsim=FALLING[::-1].copy()) == [4, 5]
 
 
 def test_counts_thresholds_and_ties() -> None:
     scores = np.array([3, 3, 3, 2, 2, 2, 2, 1, 1, np.nan], np.float32)
-    assert kept(Recipe.parse([{"score": "clip_score", "count": 4}]), clip_score=scores) == [1, 2, 3, 4]
-    assert kept(Recipe.parse([{"score": "clip_score", "threshold": 2}]), clip_score=scores) == list(range(1, 8))
-    exact = Recipe.parse([{"score": "clip_score", "keep": 0.5}])
+    assert kept(ParsedRecipe.parse([{"score": "clip_score", "count": 4}]), clip_score=scores) == [1, 2, 3, 4]
+    assert kept(ParsedRecipe.parse([{"score": "clip_score", "threshold": 2}]), clip_score=scores) == list(range(1, 8))
+    exact = ParsedRecipe.parse([{"score": "clip_score", "keep": 0.5}])
     assert kept(exact, clip_score=scores) == [1, 2, 3, 4, 5]
-    generous = Recipe.parse([{"score": "clip_score", "keep": 0.5, "ties": "datacomp"}])
+    generous = ParsedRecipe.parse([{"score": "clip_score", "keep": 0.5, "ties": "datacomp"}])
     assert kept(generous, clip_score=scores) == list(range(1, 8))
-    everything = Recipe.parse([{"score": "clip_score", "keep": 1.0}])
+    everything = ParsedRecipe.parse([{"score": "clip_score", "keep": 1.0}])
     assert kept(everything, clip_score=scores) == list(range(1, 10))  # a score that is none is never kept
 
 
 def test_no_steps_keep_everything() -> None:
-    assert kept(Recipe.parse([])) == list(range(1, 11))
+    assert kept(ParsedRecipe.parse([])) == list(range(1, 11))
 
 
 def test_set_operations_come_after_the_steps(tmp_path: Path) -> None:
-    recipe = Recipe.parse(
+    recipe = ParsedRecipe.parse(
         [{"score": "clip_score", "keep": 0.5}],
         within=write_subset(tmp_path / "within.npy", [2, 4, 6, 8]),
         union=[write_subset(tmp_path / "union.npy", [9, 99])],
         intersect=[write_subset(tmp_path / "intersect.npy", [2, 9, 99])],
         subtract=[write_subset(tmp_path / "subtract.npy", [99])],
     )
-    subset, about = recipe.apply(UIDS, {"clip_score": FALLING})
+    subset, about = apply_recipe(recipe, UIDS, {"clip_score": FALLING})
     assert [int(uid["f1"]) for uid in subset.uids] == [2, 9]
     assert about["num_pool"] == 4  # fractions refer to what within leaves
     assert about["steps"][0]["num_kept"] == 2
@@ -66,7 +70,7 @@ def test_set_operations_come_after_the_steps(tmp_path: Path) -> None:
 
 def test_columns_of_one_score_are_told_apart() -> None:
     steps = [{"score": "normsim", "target": target, "keep": 0.5} for target in "ab"]
-    assert [step.name for step in Recipe.parse(steps).steps] == ["normsim", "normsim_2"]
+    assert [step.name for step in ParsedRecipe.parse(steps).steps] == ["normsim", "normsim_2"]
 
 
 @pytest.mark.parametrize(
@@ -89,12 +93,12 @@ def test_columns_of_one_score_are_told_apart() -> None:
 )
 def test_a_wrong_step_is_refused_with_its_place(step: dict[str, Any], words: str) -> None:
     with pytest.raises(ClipsiftError, match=words):
-        Recipe.parse([step])
+        ParsedRecipe.parse([step])
 
 
 def test_a_missing_subset_file_is_refused() -> None:
     with pytest.raises(ClipsiftError, match=r"nowhere\.npy does not exist"):
-        Recipe.parse([], union=["nowhere.npy"])
+        ParsedRecipe.parse([], union=["nowhere.npy"])
 
 
 def reference(golden: Path, name: str) -> Subset:
@@ -146,7 +150,7 @@ def test_recipes_choose_the_reference_uids(
         "downstream": targets / "downstream" / f"{features}",
     }
     steps = [step | {"target": str(places[step["target"]])} if "target" in step else step for step in steps]
-    subset = Recipe.parse(steps).run(str(golden / "selection" / "pool"), features, tmp_path)
+    subset = Recipe(steps).run(str(golden / "selection" / "pool"), features, tmp_path)
     assert subset == reference(golden, expected)
     about = read_json(tmp_path / "selection" / "subset.json")
     assert about["num_kept"] == len(subset)
@@ -155,7 +159,7 @@ def test_recipes_choose_the_reference_uids(
 
 def test_within_a_given_subset(golden: Path) -> None:
     target = str(golden / "selection/targets/downstream/l14")
-    recipe = Recipe.parse(
+    recipe = Recipe(
         [WHOLE | {"keep": 0.9}, {"score": "normsim", "target": target, "p": "inf", "keep": 0.8}],
         within=str(golden / "selection/golden/sets/given_subset.npy"),
     )

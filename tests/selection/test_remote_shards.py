@@ -12,12 +12,12 @@ import pytest
 from pools import write_pool
 from range_server import RangeServer, serve
 
-from common.errors import ClipsiftError
-from selection import remote
-from selection.index import PoolIndex
-from selection.pool import Pool
-from selection.remote import stamp
-from selection.shard_cache import ShardCache
+from clipsift_common.errors import ClipsiftError
+from selection.pool import remote
+from selection.pool.index import PoolIndex
+from selection.pool.location import Pool
+from selection.pool.remote import stamp
+from selection.pool.shard_cache import ShardCache
 
 
 @pytest.fixture(autouse=True)

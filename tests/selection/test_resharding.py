@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from pools import picture, sample, write_tar
 
-from common.errors import ClipsiftError
-from common.files import read_json
-from selection.index import PoolIndex
-from selection.pool import Pool
-from selection.resharding import reshard
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.files import read_json
+from selection.pool.index import PoolIndex
+from selection.pool.location import Pool
+from selection.reshard import reshard
 from selection.subset import Subset
 from selection.uids import format_uids, parse_uids
 

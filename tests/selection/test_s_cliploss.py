@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from selection.logsumexp import contrastive_normaliser
+from selection.kernels.logsumexp import contrastive_normaliser
 from selection.scores.clip_score import clip_score
 from selection.scores.s_cliploss import random_partitions, s_cliploss, s_cliploss_bank, s_cliploss_over
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from common.errors import ClipsiftError
-from selection.scores import SCORES, FeatureBlock, get_score, register
+from clipsift_common.errors import ClipsiftError
+from selection.registry import FeatureBlock, register
+from selection.scores import SCORES, get_score
 from selection.scores.s_cliploss import s_cliploss
 
 

@@ -11,17 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from common.errors import ClipsiftError
-from common.files import read_json
-from common.machine import Machine
-from selection import scoring
-from selection.config import Selection
-from selection.features import FeatureFile, write_feature_file
-from selection.pool import Pool
-from selection.recipe import Recipe
-from selection.score_files import lost_rows_of
-from selection.scoring import ScorePlan, column_keys, write_scores
-from selection.select import Selector
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.files import read_json
+from clipsift_common.machine import Machine
+from selection.features.files import FeatureFile, write_feature_file
+from selection.pool.location import Pool
+from selection.recipe.parsed import ParsedRecipe
+from selection.scoring import columns as scoring
+from selection.scoring.columns import ScorePlan, column_keys, write_scores
+from selection.scoring.files import lost_rows_of
+from selection.selector import Selector
+from selection.settings import Selection
 from selection.subset import Subset
 from selection.uids import parse_uids
 
@@ -43,7 +43,7 @@ def files(tmp_path: Path) -> list[FeatureFile]:
 
 
 def plan_of(tmp_path: Path, *steps: dict[str, Any], seed: int = 0) -> ScorePlan:
-    columns = Recipe.parse(list(steps)).columns
+    columns = ParsedRecipe.parse(list(steps)).columns
     target = torch.nn.functional.normalize(torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), dim=1)
     keys = column_keys(columns, "features", seed, {"t": "print"}, 0)
     return ScorePlan(columns, keys, tmp_path / "cache", seed, torch.device("cpu"), lambda _: target, 0)

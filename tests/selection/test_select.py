@@ -12,15 +12,15 @@ import pytest
 import torch
 from pools import picture, sample, write_pool, write_tar
 
-from common.clip import LoadedCLIP, create_clip, evaluation_transform, get_tokenizer
-from common.errors import ClipsiftError
-from common.files import read_json
-from common.machine import Machine
-from selection.config import Embedding, Selection, Teacher
-from selection.features import FeatureFile, write_feature_file
-from selection.pool import Pool
-from selection.scoring import make_blocks
-from selection.select import Selector
+from clipsift_common.clip import LoadedCLIP, create_clip, evaluation_transform, get_tokenizer
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.files import read_json
+from clipsift_common.machine import Machine
+from selection.features.files import FeatureFile, write_feature_file
+from selection.pool.location import Pool
+from selection.scoring.columns import make_blocks
+from selection.selector import Selector
+from selection.settings import Embedding, Selection, Teacher
 from selection.subset import Subset
 from selection.uids import format_uids, parse_uids
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from selection.subsets.semdedup import semdedup
+from selection.methods.semdedup import semdedup
 
 
 @pytest.mark.parametrize("clusters", ["centroids", "cluster_of_row"])

@@ -11,17 +11,20 @@ import pytest
 import torch
 from bundle import Bundle
 
-from common.errors import ClipsiftError
-from common.files import read_json
-from selection.config import Selection
-from selection.features import FeatureFile, write_feature_file
-from selection.gather import PoolFeatures
-from selection.recipe import Recipe
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.files import read_json
+from selection.features.files import FeatureFile, write_feature_file
+from selection.methods import METHODS
+from selection.methods.clipcov import clipcov
+from selection.recipe.apply import apply_recipe
+from selection.recipe.gather import PoolFeatures
+from selection.recipe.parsed import ParsedRecipe
+from selection.recipe.step import map_paths
+from selection.registry import Candidates, register_method
+from selection.runner import Recipe
 from selection.scores.vas import second_moment
-from selection.step import map_paths
+from selection.settings import Selection
 from selection.subset import Subset
-from selection.subsets import METHODS, Candidates, register_method
-from selection.subsets.clipcov import clipcov
 from selection.uids import parse_uids
 
 UIDS = parse_uids([f"{number:x}" for number in range(1, 11)])
@@ -30,7 +33,7 @@ RISING = FALLING[::-1].copy()
 
 
 def kept(steps: list[dict[str, Any]], within: str | None = None, **columns: np.ndarray) -> list[int]:
-    subset, _ = Recipe.parse(steps, within).apply(UIDS, columns)
+    subset, _ = apply_recipe(ParsedRecipe.parse(steps, within), UIDS, columns)
     return [int(uid["f1"]) for uid in subset.uids]
 
 
@@ -59,7 +62,7 @@ def test_a_combination_within_a_subset_ranks_its_members_alone(tmp_path: Path) -
 
 
 def test_columns_are_computed_once_and_told_apart() -> None:
-    recipe = Recipe.parse(
+    recipe = ParsedRecipe.parse(
         [
             {"score": "normsim", "target": "a", "keep": 0.5},
             {"score": "rank_sum", "of": [NORMSIM | {"target": "b"}, NORMSIM | {"target": "a"}], "keep": 0.4},
@@ -74,7 +77,7 @@ def test_columns_are_computed_once_and_told_apart() -> None:
 
 
 def test_a_recipe_survives_the_way_through_settings_and_json() -> None:
-    recipe = Recipe.parse(
+    recipe = ParsedRecipe.parse(
         [
             {"score": "clip_score", "keep": 0.9, "ties": "datacomp"},
             {"score": "rank_sum", "of": [NORMSIM | {"target": "a", "p": "inf"}, {"score": "random"}], "count": 7},
@@ -84,7 +87,7 @@ def test_a_recipe_survives_the_way_through_settings_and_json() -> None:
     )  # fmt: skip
     selection = Selection.of(recipe, "l14")
     assert selection.check(None) == recipe
-    assert Recipe.parse(json.loads(json.dumps(selection.steps))) == recipe
+    assert ParsedRecipe.parse(json.loads(json.dumps(selection.steps))) == recipe
     json.dumps(recipe.as_dict())
 
 
@@ -115,7 +118,7 @@ def test_a_recipe_survives_the_way_through_settings_and_json() -> None:
 )  # fmt: skip
 def test_a_wrong_step_is_refused_with_its_place(step: dict[str, Any], words: str) -> None:
     with pytest.raises(ClipsiftError, match=words):
-        Recipe.parse([step])
+        ParsedRecipe.parse([step])
 
 
 def test_paths_are_changed_wherever_they_are() -> None:
@@ -136,32 +139,32 @@ def test_nothing_may_come_after_repeats(tmp_path: Path) -> None:
     Subset(UIDS).save(tmp_path / "other.npy")
     sampling = {"method": "soft_cap_sampling", "of": {"score": "random"}, "count": 5}
     with pytest.raises(ClipsiftError, match=r"steps\[0\]: soft_cap_sampling repeats samples"):
-        Recipe.parse([sampling, {"score": "random", "keep": 0.5}])
+        ParsedRecipe.parse([sampling, {"score": "random", "keep": 0.5}])
     with pytest.raises(ClipsiftError, match="repeats samples"):
-        Recipe.parse([sampling], union=[str(tmp_path / "other.npy")])
+        ParsedRecipe.parse([sampling], union=[str(tmp_path / "other.npy")])
 
 
 def test_sampling_draws_from_what_is_left_and_is_fixed_by_the_seed() -> None:
     scores = np.where(np.arange(10) == 3, np.nan, FALLING)
-    recipe = Recipe.parse(
+    recipe = ParsedRecipe.parse(
         [
             {"score": "clip_score", "keep": 0.6},
             {"method": "hard_cap_sampling", "of": {"score": "random"}, "count": 12, "cap": 3},
         ]
     )
-    subset, about = recipe.apply(UIDS, {"clip_score": FALLING, "random": scores}, seed=1)
+    subset, about = apply_recipe(recipe, UIDS, {"clip_score": FALLING, "random": scores}, seed=1)
     assert len(subset) == about["steps"][1]["num_kept"] == 12
     counts = subset.multiplicity(UIDS)
     assert counts.max() <= 3
     assert counts[[3, 6, 7, 8, 9]].tolist() == [0] * 5  # no score, or gone before
-    again = [recipe.apply(UIDS, {"clip_score": FALLING, "random": scores}, seed=seed)[0] for seed in (1, 2)]
+    again = [apply_recipe(recipe, UIDS, {"clip_score": FALLING, "random": scores}, seed=seed)[0] for seed in (1, 2)]
     assert subset == again[0] != again[1]
 
 
 def test_a_method_that_cannot_be_satisfied_says_so() -> None:
     step = {"method": "hard_cap_sampling", "of": {"score": "random"}, "count": 50, "cap": 1}
     with pytest.raises(ClipsiftError, match="selection: hard_cap_sampling: cap 1 on 10 finite scores leaves no room"):
-        Recipe.parse([step]).apply(UIDS, {"random": FALLING})
+        apply_recipe(ParsedRecipe.parse([step]), UIDS, {"random": FALLING})
 
 
 def test_a_new_method_is_one_function() -> None:
@@ -186,7 +189,7 @@ CLIP = {"score": "metadata_column", "column": "clip_l14_similarity_score", "keep
 def test_vas_d_chooses_the_reference_uids(
     bundle: Bundle, tmp_path: Path, first: list[dict[str, Any]], steps: int, expected: str
 ) -> None:
-    recipe = Recipe.parse([*first, {"method": "vas_d", "keep": 0.3, "steps": steps}])
+    recipe = ParsedRecipe.parse([*first, {"method": "vas_d", "keep": 0.3, "steps": steps}])
     subset = recipe.run(str(bundle.folder / "pool"), "l14", tmp_path)
     assert np.array_equal(subset.uids, bundle.array(f"golden/sets/{expected}.npy"))
     about = read_json(tmp_path / "selection" / "subset.json")
@@ -200,19 +203,19 @@ def test_semdedup_and_clipcov_from_the_pool(bundle: Bundle, tmp_path: Path) -> N
     steps: list[dict[str, Any]] = [{"method": "semdedup", "epsilon": 0.08, "centroids": centroids}]
     pool = str(bundle.folder / "pool")
     expected = bundle.array("semdedup/keep_hard_eps0.08.npy")
-    assert np.array_equal(Recipe.parse(steps).run(pool, "l14").uids, bundle.selected(expected))
+    assert np.array_equal(Recipe(steps).run(pool, "l14").uids, bundle.selected(expected))
 
     classes = bundle.folder / "targets/imagenet_l14_txt.npy"
     steps.append({"method": "clipcov", "count": 100, "classes": str(classes), "block": 20})
     rows = torch.from_numpy(np.flatnonzero(expected))
     texts = torch.from_numpy(np.load(classes))
     chosen = rows[clipcov(image[rows], text[rows], texts, 100, 20)]
-    assert np.array_equal(Recipe.parse(steps).run(pool, "l14").uids, bundle.selected(chosen.numpy()))
+    assert np.array_equal(Recipe(steps).run(pool, "l14").uids, bundle.selected(chosen.numpy()))
 
     by_kmeans = [{"method": "semdedup", "epsilon": 0.35, "clusters": 30, "keep_in_pair": "easy"}]
-    few = Recipe.parse(by_kmeans).run(pool, "l14")
+    few = Recipe(by_kmeans).run(pool, "l14")
     assert 0 < len(few) < 3011
-    assert few == Recipe.parse(by_kmeans).run(pool, "l14")
+    assert few == Recipe(by_kmeans).run(pool, "l14")
 
 
 def pool_files(folder: Path, sizes: list[int]) -> tuple[list[FeatureFile], torch.Tensor, torch.Tensor]:

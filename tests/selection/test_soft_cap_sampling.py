@@ -9,7 +9,7 @@ from bundle import Bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selection.subsets.soft_cap_sampling import hard_cap_sampling, soft_cap_sampling
+from selection.methods.soft_cap_sampling import hard_cap_sampling, soft_cap_sampling
 
 RUNS = 40
 CASES = ["a015_T1x", "a05_T5x_short_last", "a0_T1x", "hcs3_T1x"]

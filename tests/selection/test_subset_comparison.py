@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.errors import ClipsiftError
-from selection import merge
-from selection.compare import jaccard, overlaps, rank_correlation
-from selection.merge import Runs, combine
+from clipsift_common.errors import ClipsiftError
+from selection import subset_files as merge
+from selection.overlap import jaccard, overlaps, rank_correlation
 from selection.subset import Subset
+from selection.subset_files import Runs, combine
 from selection.uids import parse_uids
 
 numbers = st.lists(st.integers(0, 40).map(lambda number: number * (2**62)), max_size=40)

@@ -7,14 +7,14 @@ import pytest
 import torch
 from pools import picture, write_tar
 
-from common.clip import LoadedCLIP, create_clip, evaluation_transform, get_tokenizer
-from common.errors import ClipsiftError
-from common.images import decode_image
+from clipsift_common.clip import LoadedCLIP, create_clip, evaluation_transform, get_tokenizer
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.images import decode_image
 from evaluation import TASKS
-from selection import target_sets
-from selection.embed import embed_images
-from selection.target import load_target
-from selection.target_sets import embed_target
+from selection.features import target_sets
+from selection.features.embed import embed_images
+from selection.features.target import load_target
+from selection.features.target_sets import embed_target
 
 MODEL = str(Path(__file__).resolve().parents[2] / "configs/model/demo.json")
 CPU = torch.device("cpu")

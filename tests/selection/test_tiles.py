@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selection.tiles import tile_map, tiles
+from selection.kernels.tiles import tile_map, tiles
 
 CPU = torch.device("cpu")
 

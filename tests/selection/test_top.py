@@ -11,10 +11,10 @@ from bundle import Bundle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError
+from selection.recipe.top import keep_datacomp, keep_threshold, keep_top, num_to_keep
 from selection.scores.normsim import normsim
 from selection.scores.s_cliploss import s_cliploss, s_cliploss_over
-from selection.top import keep_datacomp, keep_threshold, keep_top, num_to_keep
 
 UID = np.dtype("u8,u8")
 

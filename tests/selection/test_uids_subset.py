@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError
 from selection.subset import Subset
 from selection.uids import (
     UID_DTYPE,

@@ -10,8 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from selection.methods.vas_d import vas_d
 from selection.scores.vas import second_moment, vas
-from selection.subsets.vas_d import vas_d
 
 
 def cone(num: int, width: int, seed: int = 0) -> Tensor:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_run import RecordingCLIP, data_options, write_workspace
 
-from common.machine import Machine, quiet_libraries
+from clipsift_common.machine import Machine, quiet_libraries
 from training import PoolDataModule
 
 

@@ -12,13 +12,13 @@ from clip_benchmark.datasets.builder import build_dataset
 from clip_benchmark.metrics.zeroshot_classification import run_classification, zero_shot_classifier
 from torch.utils.data import DataLoader
 
-from common.clip import load_clip
-from common.machine import launch
+from clipsift_app.demo.data import make_demo_data
+from clipsift_app.demo.run import CONFIGS, SIZES
+from clipsift_app.settings import parse_run
+from clipsift_app.stages import run_evaluate, run_fit
+from clipsift_common.clip import load_clip
+from clipsift_common.machine import launch
 from evaluation import TASKS
-from pipeline.demo import CONFIGS, SIZES
-from pipeline.demo_data import make_demo_data
-from pipeline.settings import parse_run
-from pipeline.stages import run_evaluate, run_fit
 
 pytestmark = pytest.mark.slow
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from tiny_run import jpeg, uid_of
 
-from common.errors import ClipsiftError
-from selection.index import PoolIndex
-from selection.pool import Pool
+from clipsift_common.errors import ClipsiftError
+from selection.pool.index import PoolIndex
+from selection.pool.location import Pool
 from selection.subset import Subset
 from training.fit import fit
 from training.loader import StepDataset

@@ -17,9 +17,9 @@ import pytest
 import torch
 from tiny_run import NUM_KEPT, FailAt, uid_of, write_pool
 
-from common.clip import load_clip
-from common.errors import ClipsiftError
-from common.machine import Machine
+from clipsift_common.clip import load_clip
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.machine import Machine
 from selection.subset import Subset
 from selection.uids import parse_uids
 from training.fit import fit

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from tiny_run import FailAt
 
-from common.clip import load_clip
-from common.errors import ClipsiftError
+from clipsift_common.clip import load_clip
+from clipsift_common.errors import ClipsiftError
 from training.fit import fit
 from training.loss import contrastive_loss
 

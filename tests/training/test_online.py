@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from tiny_run import FailAt, make_online, save_teacher
 
-from common.clip import load_clip
-from common.errors import ClipsiftError
-from selection.config import Teacher
+from clipsift_common.clip import load_clip
+from clipsift_common.errors import ClipsiftError
 from selection.scores.normsim import normsim
 from selection.scores.s_cliploss import s_cliploss
+from selection.settings import Teacher
 from training.fit import fit
 from training.online import Online, OnlineSelection, Shares
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.order import draw, hash64, places_at, replacement, rows_at
+from training.permutation import draw, hash64, places_at, replacement, rows_at
 
 
 def chi_squared(counts: list[int]) -> float:

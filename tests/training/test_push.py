@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError
 from training.push import push_model
 
 

@@ -14,9 +14,9 @@ import torch
 from range_server import serve
 from tiny_run import NUM_KEPT, PER_SHARD, uid_of
 
-from common.errors import ClipsiftError
-from selection import remote
-from selection.pool import Pool
+from clipsift_common.errors import ClipsiftError
+from selection.pool import remote
+from selection.pool.location import Pool
 from selection.uids import parse_uids
 from training.data import PoolDataModule, shard_weights
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from tiny_run import FailAt
 
-from common.errors import ClipsiftError
-from training.callbacks import REQUEUE_EXIT_CODE, Interrupted
+from clipsift_common.errors import ClipsiftError
 from training.fit import fit
+from training.supervisor import REQUEUE_EXIT_CODE, Interrupted
 
 LOG_ALL = {"log_every_n_steps": 1}
 
@@ -24,7 +24,7 @@ def uninterrupted(workspace, tmp_path_factory):
     """Record, final weights and metrics of a run that nothing disturbed."""
     from tiny_run import RecordingCLIP, data_options
 
-    from common.machine import Machine
+    from clipsift_common.machine import Machine
     from training import PoolDataModule
 
     out = tmp_path_factory.mktemp("uninterrupted")

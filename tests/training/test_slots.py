@@ -9,7 +9,7 @@ import pickle
 import pytest
 import torch
 
-from common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError
 from training.fit import fit
 from training.slots import PREFETCH, Slots
 

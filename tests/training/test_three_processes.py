@@ -12,7 +12,7 @@ from ranks import run_ranks
 from three_ranks import CELLS, NUM_KEPT, STOP, train
 from tiny_run import uid_of
 
-from common.machine import Machine
+from clipsift_common.machine import Machine
 from selection.subset import Subset
 from selection.uids import parse_uids
 

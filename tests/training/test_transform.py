@@ -14,7 +14,7 @@ from open_clip.transform import image_transform
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
-from common.images import ImageError, decode_image, jpeg_pixels
+from clipsift_common.images import ImageError, decode_image, jpeg_pixels
 from training.transform import TrainTransform, crop_box, normalise
 
 

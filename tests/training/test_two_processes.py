@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from test_golden import check_golden
 from tiny_run import FailAt, RecordingCLIP, data_options, make_online, save_teacher
 
-from common.machine import Machine
-from training.callbacks import REQUEUE_EXIT_CODE
+from clipsift_common.machine import Machine
 from training.data import PoolDataModule
 from training.fit import fit
+from training.supervisor import REQUEUE_EXIT_CODE
 
 pytestmark = pytest.mark.slow
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from tiny_run import FailAt, RecordingCLIP, data_options
 
-from common.distributed import rank
-from common.machine import Machine, launch
+from clipsift_common.distributed import rank
+from clipsift_common.machine import Machine, launch
 from training.data import PoolDataModule
 from training.fit import fit
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common.clip import load_clip
-from common.machine import Machine, make_trainer
-from selection.config import Teacher
+from clipsift_common.clip import load_clip
+from clipsift_common.machine import Machine, make_trainer
+from selection.settings import Teacher
 from selection.subset import Subset
 from selection.uids import parse_uids
 from training import CLIPModule

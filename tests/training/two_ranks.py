@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from tiny_run import FailAt, RecordingCLIP, data_options, make_online, train_golden, write_pool
 
-from common.distributed import rank
-from common.errors import ClipsiftError
-from common.machine import Machine, launch
+from clipsift_common.distributed import rank
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.machine import Machine, launch
 from training.data import PoolDataModule
 from training.fit import fit
 from training.online import OnlineSelection

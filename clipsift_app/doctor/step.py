@@ -1,0 +1,211 @@
+"""A few real steps: do they fit, how fast are they, and can the data keep up?"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+
+from clipsift_app.doctor.finding import Finding, Status, size
+from clipsift_app.doctor.memory import Saved, StepMemory, available, fixed_bytes, num_blocks, saved_tensors
+from clipsift_app.settings import RunSettings
+from clipsift_common.distributed import broadcast_object, gather_objects, world_size
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.machine import Machine, device_of
+from clipsift_common.progress import format_duration
+from selection.pool.index import PoolIndex
+from selection.subset import Subset
+from training.data import PoolDataModule
+from training.fit import make_fit_trainer
+from training.model import CLIPModule
+from training.resize import KERNEL
+from training.slots import Slots
+
+_READ = 64  # samples that are read and decoded
+_PIECE = 8  # samples of the smaller trial step
+_MARGIN = 1.25  # allocators keep more than they are asked for
+_PATIENCE = 60.0  # seconds that a step of the whole batch may take; a longer one is worked out from smaller ones
+_SHARED = "/dev/shm"
+_WAIT = 0.05  # share of the time that may go by waiting for data
+
+Batch = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Material:
+    """Decoded samples of the pool, and the seconds that one took in one process."""
+
+    batch: Batch
+    seconds: float
+
+
+def read_samples(run: RunSettings, index: PoolIndex) -> tuple[Finding, Material | None]:
+    """Read, decode and tokenize a few samples as training does; for a single process."""
+    count = min(_READ, len(index))
+    data = PoolDataModule(**run.data | {"global_batch": count, "samples_seen": count, "workers": 0})
+    data.use(index, Subset(np.sort(index.uids)))
+    dataset = data.train_dataloader().dataset
+    dataset.tokenizer(["the first call loads the vocabulary"])
+    start = time.perf_counter()
+    batch, lost = dataset[0]
+    seconds = (time.perf_counter() - start) / count
+    if "error" in batch:
+        return Finding("reading", "fail", str(batch["error"]), "mend the shards"), None
+    kernel = "the compiled kernel" if KERNEL else "torch"
+    text = f"{count} samples read and decoded at {1 / seconds:,.0f} per second and worker, resized by {kernel}"
+    if not lost:
+        return Finding("reading", "ok", text), Material(batch, seconds)
+    share = len(lost) / (count + len(lost))
+    status: Status = "fail" if share > run.max_loss and len(lost) > 1 else "warn"
+    text += f"; {len(lost)} could not be decoded ({lost[0][0]}: {lost[0][1]} {lost[0][2]})"
+    return Finding("reading", status, text, "mend them or raise max_loss"), Material(batch, seconds)
+
+
+def check_step(run: RunSettings, machine: Machine, material: Material | None) -> list[Finding]:
+    """Train for a few steps on a copy of the model that is thrown away; all ranks call together."""
+    material = broadcast_object(material)
+    if material is None:
+        return []
+    try:
+        return _Trial(run, machine, material).findings()
+    except ClipsiftError as error:
+        return [Finding("step", "fail", str(error), "set what it names")]
+
+
+class _Trial:
+    def __init__(self, run: RunSettings, machine: Machine, material: Material) -> None:
+        self.run, self.machine, self.material = run, machine, material
+        self.data = PoolDataModule(**run.data)
+        self.num_drawn = run.online.num_drawn(self.data.global_batch) if run.online else self.data.global_batch
+        self.share = self.data.global_batch // world_size()
+        self.accumulate = int(run.model.get("accumulate", 1))
+        self.device = device_of(machine)
+        self.local_ranks = max(1, world_size() // machine.num_nodes)
+
+    def findings(self) -> list[Finding]:
+        few = min(self.share, _PIECE)
+        more = min(self.share, 4 * few)
+        there = min(gather_objects(available(self.device, self.local_ranks)))
+        # In one piece: checkpointing hides what each of several keeps.
+        first, second = self._steps(few, accumulate=1), self._steps(more, accumulate=1)
+        memory = self._memory(few, first[1], more, second[1])
+        need = _MARGIN * memory.bytes(self.share, world_size(), self.accumulate)
+        if need > there:
+            return [self._too_large(memory, f"a step needs about {size(need)}", there)]
+        per_sample = max((second[0] - first[0]) / (more - few), 0.0) if more > few else 0.0
+        seconds, how = second[0] + per_sample * (self.share - more), f"worked out from steps of {few} and {more}"
+        seconds *= 4 / 3 if self.accumulate > 1 else 1  # every encoding is done twice
+        if more == self.share and self.accumulate == 1:
+            how = "measured"
+        elif self.device.type == "cuda" or seconds <= _PATIENCE:
+            try:
+                (seconds, _), how = self._steps(self.share), "measured"
+            except torch.OutOfMemoryError:
+                return [self._too_large(memory, f"a step of {self.share:,} samples ran out of memory", there)]
+        used = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else need
+        text = f"{size(used)} of {size(there)} for {self.share:,} samples on each device"
+        return [Finding("memory", "ok", text), *self._shared_memory(), *self._speed(seconds, how)]
+
+    def _shared_memory(self) -> list[Finding]:
+        """For the batches on their way from the workers of this machine's ranks."""
+        workers = self.data.workers
+        if not workers:
+            return []
+        batch = self.material.batch["image"][0].numel() * math.ceil(self.num_drawn / world_size())
+        need, free = self.local_ranks * Slots.count(workers) * batch, shutil.disk_usage(_SHARED).free
+        text = f"{size(need)} of {_SHARED} for batches from {workers} workers of each rank, {size(free)} free"
+        if need > free:
+            return [Finding("shared memory", "fail", text, "docker run --shm-size, or --data.workers fewer")]
+        return [Finding("shared memory", "ok", text)]
+
+    def _memory(self, few: int, few_bytes: int, more: int, more_bytes: int) -> StepMemory:
+        module = CLIPModule(**self.run.model)
+        per_sample = (more_bytes - few_bytes) / (more - few) if more > few else more_bytes / more
+        per_sample = max(per_sample, 0.0) + self.material.batch["image"][0].numel() * 5  # uint8 and float32
+        if self.run.model.get("grad_checkpointing"):  # and what one block keeps while it is computed again
+            whole = self._steps(few, accumulate=1, grad_checkpointing=False)[1]
+            per_sample += whole / few / num_blocks(module)
+        parameters = sum(parameter.numel() for parameter in module.parameters())
+        return StepMemory(fixed_bytes(parameters, bool(self.run.model.get("ema"))), per_sample)
+
+    def _too_large(self, memory: StepMemory, text: str, there: float) -> Finding:
+        pieces = memory.pieces_that_fit(self.share, world_size(), there / _MARGIN)
+        remedy = f"--model.accumulate {pieces}" if pieces else "use more devices"
+        if not self.run.model.get("grad_checkpointing"):
+            remedy += ", or --model.grad_checkpointing true"
+        found = f"{text} for {self.share:,} samples on each device, there are {size(there)}"
+        return Finding("memory", "fail", found, remedy)
+
+    def _steps(self, count: int, **changes: Any) -> tuple[float, int]:
+        """Seconds of a step of ``count`` samples on each rank, the slowest one's, and bytes kept for backward.
+
+        ``changes``: of the model's settings.
+        """
+        loader = _Same(self.material.batch, count)
+        options = {"gradient_clip_val": self.run.trainer.get("gradient_clip_val"), "inference_mode": False}
+        with saved_tensors() as saved:
+            clock = _Clock(self.device, saved)
+            trainer = make_fit_trainer(self.machine, False, [clock], options)
+            trainer.fit(CLIPModule(**self.run.model | changes), train_dataloaders=loader)
+        return max(gather_objects(clock.seconds)), saved.bytes
+
+    def _speed(self, seconds: float, how: str) -> list[Finding]:
+        rate, steps = self.data.global_batch / seconds, self.data.total_steps
+        text = f"{rate:,.0f} samples per second, {steps:,} steps of {seconds:.3g} s ({how})"
+        found = [Finding("speed", "ok", f"{text}: {format_duration(steps * seconds)} to train")]
+        cores = max(1, len(os.sched_getaffinity(0)) // self.local_ranks)
+        supply = world_size() * min(max(self.data.workers, 1), cores) / self.material.seconds
+        need = self.num_drawn / seconds
+        text = f"workers can read {supply:,.0f} samples per second, training takes {need:,.0f}"
+        wait = max(0.0, 1 - supply / need)
+        if wait <= _WAIT:
+            return [*found, Finding("data", "ok", text)]
+        workers = int(np.ceil(need * self.material.seconds / world_size()))
+        remedy = (
+            f"--data.workers {workers}" if workers <= cores else f"{workers} cores for each device, here are {cores}"
+        )
+        return [*found, Finding("data", "warn", f"{text}: devices would wait {wait:.0%} of the time", remedy)]
+
+
+class _Same:
+    """A loader of two equal batches, made of the same few samples again and again."""
+
+    def __init__(self, batch: Batch, count: int) -> None:
+        self.batch, self.count = batch, count
+
+    def __len__(self) -> int:
+        return 2
+
+    def __iter__(self) -> Iterator[Batch]:
+        rows = torch.arange(self.count) % len(self.batch["image"])
+        for _ in range(len(self)):
+            yield {name: values[rows] for name, values in self.batch.items()}
+
+
+class _Clock(L.Callback):
+    """``seconds`` of the last step, from the batch on the device to the new weights."""
+
+    seconds = 0.0
+
+    def __init__(self, device: torch.device, saved: Saved) -> None:
+        self.device, self.saved = device, saved
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.saved.restart()
+        self._start = self._now()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.seconds = self._now() - self._start
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()

@@ -1,0 +1,168 @@
+"""The stages of a run, each idempotent: select, fit, evaluate, report; and all of them in a row."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from clipsift_app.report import build_report
+from clipsift_app.settings import Evaluation, RunSettings, make_trainer_options
+from clipsift_app.validation import Validate
+from clipsift_common.clip import LoadedCLIP, load_clip
+from clipsift_common.distributed import barrier, broadcast_object, rank
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.files import read_json
+from clipsift_common.machine import Machine, device_of
+from clipsift_common.progress import make_console
+from evaluation import evaluate
+from evaluation.table import format_table
+from selection.features.target import load_target
+from selection.pool.index import PoolIndex
+from selection.pool.location import Pool
+from selection.selector import Selector
+from selection.settings import Teacher
+from training.data import PoolDataModule
+from training.fit import fit, listed
+from training.model import CLIPModule
+from training.online import OnlineSelection
+from training.push import push_model
+from training.teacher import train_teacher
+
+logger = logging.getLogger("clipsift")
+
+
+def run_select(run: RunSettings) -> Path:
+    """Train the teacher if it is to be trained in place, embed, score, keep; the subset file."""
+
+    teacher = run.selection.teacher
+    selector = Selector(
+        selection=run.selection,
+        pool=Pool(run.pool),
+        out=run.out,
+        cache=run.cache,
+        seed=run.seed,
+        machine=run.machine,
+        teacher=partial(_load_teacher, run, teacher) if teacher else None,
+        trusted=run.trusted,
+        max_loss=run.max_loss,
+    )
+    subset = selector.run()
+    about = read_json(subset.with_suffix(".json"))
+    logger.info("selection: %s of %s pairs kept: %s", f"{about['num_kept']:,}", f"{about['num_pool']:,}", subset)
+    return subset
+
+
+def _load_teacher(run: RunSettings, teacher: Teacher) -> LoadedCLIP:
+    """The teacher, loaded or trained in place."""
+    if teacher.train is None:
+        return load_clip(teacher.model, teacher.pretrained)
+    assert run.trusted is not None
+    workers, steps = run.selection.embedding.workers, run.checkpoint.steps
+    folder = train_teacher(teacher, run.trusted, run.cache, run.seed, run.machine, workers, run.max_loss, steps)
+    return load_clip(str(folder), None)
+
+
+def _online(run: RunSettings) -> OnlineSelection | None:
+    """The selection during training, if there is to be one, with its teacher."""
+    if run.online is None:
+        return None
+    steps, clip, device = run.online.check(run.trusted), _load_teacher(run, run.online.teacher), device_of(run.machine)
+    names = sorted({target for step in steps for target in step.targets})
+    targets = {name: load_target(name, clip, None, run.cache, device, run.trusted).to(device) for name in names}
+    model, global_batch = run.model["model"], int(run.data["global_batch"])
+    return OnlineSelection(run.online, steps, clip, targets.__getitem__, model, global_batch, run.seed)
+
+
+def run_fit(run: RunSettings, callbacks: Sequence[L.Callback] = ()) -> Path:
+    """Train on the selected pairs, filtering the shards on the fly; the folder of the trained model.
+
+    ``callbacks`` join those of the settings.
+    """
+    module = CLIPModule(**run.model)
+    data = PoolDataModule(**run.data | {"cache": str(run.cache)})
+    data.obtain = lambda: run_select(run)
+    steps, minutes = run.checkpoint.steps, run.checkpoint.minutes
+    options = make_trainer_options(run.trainer)
+    options["callbacks"] = [*listed(options.get("callbacks")), *callbacks, *_validation(run)]
+    folder = fit(
+        module,
+        data,
+        run.out,
+        run.machine,
+        checkpoint_steps=steps,
+        checkpoint_minutes=minutes,
+        options=options,
+        online=_online(run),
+    )
+    if run.hub:
+        _push(folder, run.hub)
+    barrier()
+    return folder
+
+
+def _push(folder: Path, repository: str) -> None:
+    """Push on rank 0; a failure ends every rank with the same message."""
+    error = None
+    if rank() == 0:
+        try:
+            logger.info("hub: %s", push_model(folder, repository))
+        except ClipsiftError as problem:
+            error = str(problem)
+    if error := broadcast_object(error):
+        raise ClipsiftError(error)
+
+
+def _validation(run: RunSettings) -> list[Validate]:
+    tasks = run.validation.chosen(run.eval)
+    path, every_steps, how = run.out / "training" / "validation.csv", run.validation.every_steps, run.evaluation
+    options = {"rules": how.rules, "batch_size": how.batch_size, "workers": how.workers}
+    return [Validate(tasks, str(run.eval), path, every_steps, **options)] if tasks else []
+
+
+def run_evaluate(clip: LoadedCLIP, data: str, out: Path, settings: Evaluation, machine: Machine) -> None:
+    """Evaluate weights on the tasks under ``data``; print the table."""
+    evaluate(
+        clip,
+        data,
+        out,
+        settings.tasks or None,
+        settings.rules,
+        settings.precision,
+        settings.batch_size,
+        settings.workers,
+        machine,
+    )
+    if rank() == 0:
+        make_console().print(format_table(read_json(out / "summary.json")))
+    barrier()
+
+
+def run_report(out: Path, pool: str | None, cache: Path | None, truth: str | None, **how: Any) -> Path:
+    """Write the run's page; with pictures when the pool's shards are at hand. ``how``: of :func:`build_report`."""
+    page = out / "report" / "index.html"
+    index = open_index(pool, cache)
+    if rank() == 0:
+        page = build_report(out, index=index, truth=Path(truth) if truth else None, **how)
+    barrier()
+    return page
+
+
+def open_index(pool: str | None, cache: Path | None) -> PoolIndex | None:
+    """The index of the pool, if it has shards."""
+    if not pool or not cache or not Pool(pool).shards:
+        return None
+    return PoolIndex.build(Pool(pool), cache)
+
+
+def reproduce(run: RunSettings) -> Path:
+    """Select, train, evaluate, report: what is complete is skipped, what is not goes on. The report's page."""
+    model = run_fit(run)
+    assert run.eval is not None
+    clip = load_clip(str(model), None)
+    run_evaluate(clip, run.eval, run.out / "evaluation", run.evaluation, run.machine)
+    return run_report(run.out, run.pool, run.cache, run.truth)

@@ -1,0 +1,105 @@
+"""Scores on evaluation tasks while a model is still being trained."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import nn
+
+from clipsift_common.clip import LoadedCLIP, evaluation_transform, get_tokenizer
+from clipsift_common.errors import ClipsiftError
+from evaluation.run import evaluate_in_place
+from evaluation.tasks import Task, select_tasks
+from training.metrics import begin_table
+
+logger = logging.getLogger("clipsift")
+
+COLUMNS = ("step", "task", "metric", "score")
+
+
+@dataclass
+class Validation:
+    """Which tasks (keys, group names, globs; none: no validation), every how many training steps."""
+
+    tasks: list[str] = field(default_factory=list)
+    every_steps: int = 1000
+
+    def chosen(self, data: str | None) -> list[Task]:
+        """The tasks. Raises :class:`ClipsiftError` for one without a score or a folder under ``data``."""
+        if self.every_steps < 1:
+            raise ClipsiftError(f"validation.every_steps: must be 1 or more, got {self.every_steps}")
+        tasks = select_tasks(self.tasks)
+        if tasks and not data:
+            raise ClipsiftError("validation.tasks: --eval is missing, the folder of evaluation sets")
+        for task in tasks:
+            if not task.is_scored:
+                raise ClipsiftError(f"validation.tasks: {task.key} is only reported, it has no score")
+            if not (Path(data or "") / task.folder).is_dir():
+                raise ClipsiftError(f"validation.tasks: {Path(data or '') / task.folder} does not exist")
+        return tasks
+
+
+class Validate(L.Callback):
+    """Evaluates the model on ``tasks`` after every so many steps, on all ranks, and leaves the training as it was.
+
+    Rows go to ``path`` (step, task, metric, score) and to the Trainer's loggers as ``validation/<task>``. A resumed run
+    goes on after the row of its checkpoint. A task that fails is warned of; the training goes on.
+
+    Args:
+        tasks: tasks with a main metric.
+        data: folder of evaluation sets.
+        path: the CSV file.
+        every_steps: training steps between two validations.
+        how: ``rules``, ``batch_size`` and ``workers`` of :func:`evaluation.run.evaluate_in_place`.
+    """
+
+    def __init__(self, tasks: Sequence[Task], data: str, path: Path, every_steps: int, **how: Any) -> None:
+        self.tasks, self.data, self.path, self.every_steps, self.how = tasks, data, path, every_steps, how
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            begin_table(self.path, COLUMNS, trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = batch_idx + 1
+        if step % self.every_steps:
+            return
+        model: Any = pl_module.result
+        clip = LoadedCLIP(model, evaluation_transform(model), get_tokenizer(pl_module.hparams["model"]), "in training")
+        with _set_aside(model):
+            results, failures = evaluate_in_place(clip, self.data, self.tasks, **self.how)
+        if not trainer.is_global_zero:
+            return
+        for key, reason in failures.items():
+            logger.warning("validation at step %d: %s failed: %s", step, key, reason)
+        scores = {result["key"]: result["metrics"]["main_metric"] for result in results}
+        names = [f"{result['dataset']} {result['metrics']['main_metric']:.4f}" for result in results]
+        logger.info("validation at step %d: %s", step, ", ".join(names))
+        metrics = {task.key: task.main_metric for task in self.tasks}
+        with open(self.path, "a", newline="") as handle:
+            csv.writer(handle).writerows((step, key, metrics[key], score) for key, score in scores.items())
+        for other in trainer.loggers:
+            other.log_metrics({f"validation/{key}": score for key, score in scores.items()}, step=step)
+
+
+@contextmanager
+def _set_aside(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards every module's mode and all random states are what they were."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with isolate_rng():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

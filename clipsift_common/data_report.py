@@ -1,0 +1,101 @@
+"""What was lost from the data, by cause: counted, logged with shard and key, and limited."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Any
+
+from clipsift_common.errors import ClipsiftError
+
+logger = logging.getLogger("clipsift")
+
+EXAMPLES_PER_CAUSE = 20  # kept in the report
+LOGGED_PER_CAUSE = 5  # printed as they happen; the rest is only counted
+
+
+class DataReport:
+    """Counts of samples seen and lost, and of shard members ignored.
+
+    A *lost* sample could have been used had it been whole (broken image, no caption, duplicated key ...). An
+    *ignored* member is not a sample at all (a ``.pkl`` in a tar); it is counted but not held against the pool.
+    """
+
+    def __init__(self) -> None:
+        self.samples = 0  # all that the pool offers, lost ones included
+        self.lost: Counter[str] = Counter()
+        self.ignored: Counter[str] = Counter()
+        self.examples: dict[str, list[dict[str, str]]] = {}
+
+    def lose(self, cause: str, shard: str, key: str, detail: str = "", count: int = 1) -> None:
+        """Count ``count`` lost samples under ``cause``, remembering the shard and key of the first few."""
+        self.lost[cause] += count
+        self._remember(cause, shard, key, detail)
+
+    def ignore(self, cause: str, shard: str, key: str, detail: str = "") -> None:
+        """Count a member that is no sample and was not opened."""
+        self.ignored[cause] += 1
+        self._remember(cause, shard, key, detail)
+
+    def _remember(self, cause: str, shard: str, key: str, detail: str) -> None:
+        examples = self.examples.setdefault(cause, [])
+        if len(examples) < EXAMPLES_PER_CAUSE:
+            examples.append({"shard": shard, "key": key, "detail": detail})
+        if len(examples) <= LOGGED_PER_CAUSE:
+            logger.warning("%s: %s %s%s", cause, shard, key, f" ({detail})" if detail else "")
+
+    @property
+    def num_lost(self) -> int:
+        return sum(self.lost.values())
+
+    @property
+    def loss(self) -> float:
+        """Share of samples lost, in [0, 1]."""
+        return self.num_lost / self.samples if self.samples else 0.0
+
+    def merge(self, other: DataReport | dict[str, Any]) -> DataReport:
+        """Add another report's (or its dict's) counts to this one and return this one."""
+        if isinstance(other, dict):
+            other = DataReport.from_dict(other)
+        self.samples += other.samples
+        self.lost += other.lost
+        self.ignored += other.ignored
+        for cause, examples in other.examples.items():
+            mine = self.examples.setdefault(cause, [])
+            mine.extend(examples[: EXAMPLES_PER_CAUSE - len(mine)])
+        return self
+
+    def check(self, max_loss: float) -> None:
+        """Raise :class:`ClipsiftError` if the share of lost samples is above ``max_loss`` (in [0, 1])."""
+        if self.loss > max_loss:
+            causes = ", ".join(f"{cause} {count}" for cause, count in self.lost.most_common())
+            first = next(iter(self.examples.get(self.lost.most_common(1)[0][0], [])), {})
+            raise ClipsiftError(
+                f"{self.num_lost} of {self.samples} samples lost ({self.loss:.2%}; {causes}), above max_loss "
+                f"{self.max_loss_text(max_loss)}; first: {first.get('shard')} {first.get('key')}. "
+                "Mend the shards or raise max_loss"
+            )
+
+    @staticmethod
+    def max_loss_text(max_loss: float) -> str:
+        return f"{max_loss:.2%}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for ``data_report.json``."""
+        return {
+            "samples": self.samples,
+            "num_lost": self.num_lost,
+            "loss": self.loss,
+            "lost": dict(self.lost),
+            "ignored": dict(self.ignored),
+            "examples": self.examples,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DataReport:
+        report = cls()
+        report.samples = values["samples"]
+        report.lost = Counter(values["lost"])
+        report.ignored = Counter(values["ignored"])
+        report.examples = {cause: list(examples) for cause, examples in values["examples"].items()}
+        return report

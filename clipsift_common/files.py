@@ -1,0 +1,74 @@
+"""Files that are either whole or absent, and fingerprints that tell one file's content from another's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipsift_common.errors import ClipsiftError
+
+FINGERPRINT_LENGTH = 16  # hex digits: 64 bits tell apart any number of files a run will ever have
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; move it to ``path`` if the block ends well, else delete it.
+
+    The file is flushed to disk before the move, so a reader sees the old file, the new one or none: never half.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write ``text`` as UTF-8, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write ``value`` as indented strict JSON, atomically. NaN and infinity are refused with ValueError."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file of ours; a damaged one is a :class:`ClipsiftError` that says which."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ClipsiftError(f"{path}: cannot be read as JSON ({error}); delete it to have it made again") from error
+
+
+def fingerprint(value: Any) -> str:
+    """Hash of a plain value (numbers, strings, lists, dicts), independent of the order of keys."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:FINGERPRINT_LENGTH]
+
+
+def file_fingerprint(path: str | Path) -> str:
+    """Hash of a file's content."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()[:FINGERPRINT_LENGTH]
+
+
+def array_fingerprint(*arrays: np.ndarray) -> str:
+    """Hash of the arrays' bytes, in order."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+    return digest.hexdigest()[:FINGERPRINT_LENGTH]

@@ -1,0 +1,1 @@
+"""DataComp's evaluation folders: fetching, reading, checking them."""

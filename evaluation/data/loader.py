@@ -1,0 +1,90 @@
+"""One task's samples as batches: each sample on exactly one rank, nothing padded, nothing repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from clipsift_common.distributed import rank, world_size
+from clipsift_common.errors import ClipsiftError
+
+Batch = dict[str, Any]
+
+
+class Samples(Protocol):
+    """Images by position, each with whatever else belongs to it."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, position: int) -> tuple[Image.Image, dict[str, Any]]:
+        """The image and named values; raises :class:`ClipsiftError` naming the sample."""
+        ...
+
+    def name(self, position: int) -> str:
+        """Where the sample lies, for messages."""
+        ...
+
+
+class _Decoded(Dataset):
+    """Samples with their images preprocessed. A problem is returned, not raised: an exception would lose its words
+    on the way out of a worker, and leave the other ranks waiting."""
+
+    def __init__(self, samples: Samples, preprocess: Callable[[Image.Image], torch.Tensor]) -> None:
+        self.samples, self.preprocess = samples, preprocess
+
+    def __getitem__(self, position: int) -> Batch | ClipsiftError:
+        try:
+            image, values = self.samples.read(position)
+        except ClipsiftError as error:
+            return error
+        return {"position": position, "image": self.preprocess(image), **values}
+
+
+def _collate(items: list[Batch | ClipsiftError]) -> Batch:
+    for item in items:
+        if isinstance(item, ClipsiftError):
+            return {"failure": str(item)}
+    return default_collate(items)
+
+
+class TaskLoader:
+    """Iterates over this rank's batches of a task; opens the task only when its turn has come.
+
+    A batch is a dict: ``position`` (b,), ``image`` (b, 3, h, w), and what the task's samples have beside. There is
+    always at least one batch, an empty dict where the rank has no sample, so that every rank takes part in every
+    task. A task that cannot be read yields ``{"failure": message}``.
+    """
+
+    def __init__(
+        self,
+        open_samples: Callable[[], Samples],
+        preprocess: Callable[[Image.Image], torch.Tensor],
+        batch_size: int,
+        workers: int,
+    ) -> None:
+        self.open_samples, self.preprocess = open_samples, preprocess
+        self.batch_size, self.workers = batch_size, workers
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            samples = self.open_samples()
+        except ClipsiftError as error:
+            yield {"failure": str(error)}
+            return
+        positions = range(rank(), len(samples), world_size())
+        starts = range(0, len(positions), self.batch_size)
+        batches = [list(positions[start : start + self.batch_size]) for start in starts]
+        if not batches:
+            yield {}
+            return
+        yield from DataLoader(
+            _Decoded(samples, self.preprocess),
+            batch_sampler=batches,
+            collate_fn=_collate,
+            num_workers=min(self.workers, len(batches)) if len(batches) > 1 else 0,
+            pin_memory=torch.cuda.is_available(),
+        )

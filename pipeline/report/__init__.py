@@ -1,6 +1,0 @@
-"""What a run came to, as a page one can look at."""
-
-from pipeline.report.page import build_report
-from pipeline.report.run_data import RunData, read_run
-
-__all__ = ["RunData", "build_report", "read_run"]

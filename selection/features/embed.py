@@ -1,0 +1,176 @@
+"""Pool tars -> features: a teacher encodes every pair, shard by shard, with ``Trainer.predict``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import BasePredictionWriter
+from PIL import Image
+
+from clipsift_common.clip import LoadedCLIP
+from clipsift_common.data_report import DataReport
+from clipsift_common.distributed import barrier, gather_objects, rank, world_size
+from clipsift_common.files import read_json, write_json
+from clipsift_common.images import ImageError, decode_image
+from clipsift_common.machine import Machine, make_trainer, num_threads
+from clipsift_common.progress import Progress
+from selection.features.files import FeatureFile, write_feature_file
+from selection.pool.index import PoolIndex
+
+Batch = dict[str, Any]
+
+
+class _ShardBatches(torch.utils.data.Dataset):
+    """Batches that never cross a shard: what is encoded together does not depend on the number of processes."""
+
+    def __init__(self, index: PoolIndex, clip: LoadedCLIP, shards: Sequence[int], batch_size: int) -> None:
+        self.index, self.preprocess, self.tokenizer = index, clip.preprocess, clip.tokenizer
+        self.chunks = [
+            (shard, range(start, min(start + batch_size, rows.stop)), start + batch_size >= rows.stop)
+            for shard in shards
+            for rows in [index.shard_rows(shard)]
+            for start in range(rows.start, rows.stop, batch_size)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __getitem__(self, item: int) -> Batch:
+        shard, rows, is_last = self.chunks[item]
+        images, captions, kept, broken = [], [], [], []
+        for row in rows:
+            sample = self.index.read(row)
+            try:
+                images.append(self.preprocess(decode_image(sample.image)))
+            except ImageError as error:
+                broken.append((error.cause, sample.shard, sample.key, error.detail))
+                continue
+            captions.append(sample.caption)
+            kept.append(row)
+        batch: Batch = {"shard": shard, "is_last": is_last, "rows": kept, "captions": captions, "broken": broken}
+        if images:
+            batch |= {"image": torch.stack(images), "text": self.tokenizer(captions)}
+        return batch
+
+
+class _Embedder(L.LightningModule):
+    """Encodes batches; float32 results, L2-normalised in float32 whatever the trainer's precision."""
+
+    def __init__(self, clip: LoadedCLIP) -> None:
+        super().__init__()
+        self.clip: Any = clip.model
+
+    def predict_step(self, batch: Batch) -> dict[str, np.ndarray]:
+        if "image" not in batch:
+            return {}
+        image = torch.nn.functional.normalize(self.clip.encode_image(batch["image"]).float(), dim=-1)
+        text = torch.nn.functional.normalize(self.clip.encode_text(batch["text"]).float(), dim=-1)
+        return {"image": image.cpu().numpy(), "text": text.cpu().numpy()}
+
+
+class _FeatureWriter(BasePredictionWriter):
+    """Collects a shard's batches and writes its feature file when the last one is there."""
+
+    def __init__(self, folder: Path, name: str, index: PoolIndex, progress: Progress) -> None:
+        super().__init__("batch")
+        self.folder, self.name, self.index, self.progress = folder, name, index, progress
+        self.skipped = 0
+        self.pending: list[tuple[Batch, dict[str, np.ndarray]]] = []
+
+    def write_on_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        prediction: Any,
+        batch_indices: Sequence[int] | None,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        self.pending.append(({key: value for key, value in batch.items() if key not in ("image", "text")}, prediction))
+        self.skipped += len(batch["broken"])
+        notes = {"skipped": self.skipped} if self.skipped else {}
+        self.progress.advance(len(batch["rows"]) + len(batch["broken"]), **notes)
+        if batch["is_last"]:
+            self._write(int(batch["shard"]))
+            self.pending = []
+
+    def _write(self, shard: int) -> None:
+        report = DataReport()
+        rows, captions = [], []
+        for batch, _ in self.pending:
+            rows += batch["rows"]
+            captions += batch["captions"]
+            for cause, name, key, detail in batch["broken"]:
+                report.lose(cause, name, key, detail)
+        done = [features for _, features in self.pending if features]
+        image = np.concatenate([features["image"] for features in done]) if done else np.zeros((0, 1), np.float32)
+        text = np.concatenate([features["text"] for features in done]) if done else np.zeros((0, 1), np.float32)
+        stem = self.index.shards[shard].name
+        write_json(self.folder / f"{stem}.json", report.as_dict())
+        write_feature_file(self.folder, self.name, stem, self.index.uids[rows], captions, image, text)
+
+
+def embed(
+    index: PoolIndex,
+    clip: LoadedCLIP,
+    folder: Path,
+    name: str,
+    machine: Machine,
+    batch_size: int = 256,
+    workers: int = 0,
+    precision: str = "32-true",
+) -> tuple[list[FeatureFile], DataReport]:
+    """Write the features of every pair of the pool into ``folder``; go on where an earlier call stopped.
+
+    Args:
+        name: prefix of the npz arrays (``l14`` makes ``l14_img`` and ``l14_txt``).
+        precision: Lightning's word for the arithmetic of the towers.
+
+    Returns:
+        The feature files in shard order, and what could not be decoded (of the samples that the index counts).
+    """
+    shards = [shard for shard in range(len(index.shards)) if len(index.shard_rows(shard))]
+    mine = shards[rank() :: world_size()]
+    todo = [shard for shard in mine if not (folder / f"{index.shards[shard].name}.parquet").is_file()]
+    num_rows = {shard: len(index.shard_rows(shard)) for shard in mine}
+    with Progress("embed", sum(num_rows.values()), "pairs") as progress:
+        progress.resume(sum(num_rows[shard] for shard in mine if shard not in todo))
+        if any(gather_objects(bool(todo))):
+            batches = _ShardBatches(index, clip, todo, batch_size)
+            loader = torch.utils.data.DataLoader(batches, batch_size=None, num_workers=workers)
+            writer = _FeatureWriter(folder, name, index, progress)
+            trainer = make_trainer(machine, precision=precision, callbacks=[writer])
+            with num_threads(1):  # on a CPU; features must not depend on the number of processes
+                trainer.predict(_Embedder(clip), loader, return_predictions=False)
+    barrier()
+    files = [FeatureFile(str(folder / f"{index.shards[shard].name}.parquet"), name) for shard in shards]
+    return files, _merged_report(folder, files)
+
+
+@torch.inference_mode()
+def embed_images(
+    clip: LoadedCLIP, images: Iterable[Image.Image], device: torch.device, batch_size: int = 256
+) -> np.ndarray:
+    """(n, d) float32 L2-normalised features of RGB pictures, made by this process alone on ``device``."""
+    model: Any = clip.model.to(device)
+    features = []
+    pictures = iter(images)
+    with num_threads(1):  # on a CPU; see embed
+        while batch := [clip.preprocess(picture) for picture in islice(pictures, batch_size)]:
+            encoded = model.encode_image(torch.stack(batch).to(device)).float()
+            features.append(torch.nn.functional.normalize(encoded, dim=-1).cpu())
+    return torch.cat(features).numpy() if features else np.empty((0, 0), np.float32)
+
+
+def _merged_report(folder: Path, files: list[FeatureFile]) -> DataReport:
+    report = DataReport()
+    for file in files:
+        report.merge(read_json(folder / f"{file.stem}.json"))
+    return report

@@ -1,0 +1,152 @@
+"""Features on disk in DataComp's metadata layout: ``<stem>.parquet`` beside ``<stem>.npz``, row i = row i."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.files import atomic_path, fingerprint
+from selection.features.npz import checksums, read_array
+from selection.kernels.tiles import ROW_TILE, tiles
+from selection.pool.location import stem
+from selection.uids import parse_uids, uid_column
+
+NORM_TOLERANCE = 0.01  # fp16 storage moves the norm of a unit vector by up to 2.5e-4
+
+
+@dataclass(frozen=True)
+class FeatureFile:
+    """One metadata file. ``name`` is the feature columns' prefix: ``l14`` for ``l14_img`` and ``l14_txt``."""
+
+    path: str  # the parquet
+    name: str | None = None  # None when no features are needed
+
+    @property
+    def stem(self) -> str:
+        return stem(self.path)
+
+    @property
+    def _npz(self) -> str:
+        return self.path.removesuffix(".parquet") + ".npz"
+
+    @cached_property
+    def _num_rows(self) -> int:
+        return int(self._parquet().metadata.num_rows)
+
+    def num_rows(self) -> int:
+        """Rows of the parquet, from its footer."""
+        return self._num_rows
+
+    def fingerprint(self) -> str:
+        """Hash that changes with the content: of the parquet's footer (sizes and statistics of its columns) and the
+        checksums of the feature arrays, which are not read."""
+        footer = self._parquet().metadata.to_dict()
+        arrays = checksums(self._npz, [f"{self.name}_img", f"{self.name}_txt"]) if self.name else []
+        return fingerprint([self.stem, footer, arrays])
+
+    def uids(self) -> np.ndarray:
+        """(n,) uids of the rows."""
+        try:
+            return parse_uids(self._column("uid"))
+        except ClipsiftError as error:
+            raise ClipsiftError(f"{self.path}: {error}") from error
+
+    def column_names(self) -> list[str]:
+        """The parquet's columns."""
+        return list(self._parquet().schema_arrow.names)
+
+    def column(self, name: str) -> np.ndarray:
+        """(n,) values of one parquet column."""
+        return self._column(name).to_numpy(zero_copy_only=False)
+
+    def _column(self, name: str) -> pa.ChunkedArray:
+        parquet = self._parquet()
+        if name not in parquet.schema_arrow.names:
+            raise ClipsiftError(f"{self.path}: has no column {name} (it has {', '.join(parquet.schema_arrow.names)})")
+        return parquet.read([name]).column(0)
+
+    def image(self) -> np.ndarray:
+        """(n, d) image features in the dtype of the file (fp16 in DataComp's)."""
+        return self._array("img")
+
+    def text(self) -> np.ndarray:
+        """(n, d) text features."""
+        return self._array("txt")
+
+    def _parquet(self) -> pq.ParquetFile:
+        try:
+            return pq.ParquetFile(fsspec.open(self.path, "rb").open())
+        except (OSError, pa.ArrowInvalid) as error:
+            raise ClipsiftError(f"{self.path}: is no parquet file ({error})") from error
+
+    def _array(self, tower: str) -> np.ndarray:
+        path, key = self._npz, f"{self.name}_{tower}"
+        values = read_array(path, key)
+        if values.ndim != 2 or not np.issubdtype(values.dtype, np.floating):
+            raise ClipsiftError(f"{path}: {key} is {values.ndim}-D {values.dtype}, not a 2-D array of floats")
+        if len(values) != self.num_rows():
+            raise ClipsiftError(f"{path}: {key} has {len(values)} rows, its parquet {self.num_rows()}")
+        return values
+
+
+def row_norms(features: np.ndarray) -> np.ndarray:
+    """(n,) float32 lengths of the rows."""
+    norms = np.empty(len(features), np.float32)
+    for rows in tiles(len(features), ROW_TILE):  # a file of half a million rows is never held in float32
+        norms[rows] = np.linalg.norm(features[rows].astype(np.float32), axis=1)
+    return norms
+
+
+def bad_norms(norms: np.ndarray) -> np.ndarray:
+    """(n,) bool: rows that no cosine can be computed from (NaN, infinite or all zero), by their lengths."""
+    return ~np.isfinite(norms) | (norms == 0)
+
+
+def bad_rows(features: np.ndarray) -> np.ndarray:
+    """(n,) bool: rows that no cosine can be computed from (NaN, infinite or all zero)."""
+    return bad_norms(row_norms(features))
+
+
+def off_unit(norms: np.ndarray) -> np.ndarray:
+    """(n,) bool: usable rows that are not of unit length, so that an inner product is no cosine."""
+    return ~bad_norms(norms) & (np.abs(norms - 1) > NORM_TOLERANCE)
+
+
+def normalised(features: np.ndarray) -> np.ndarray:
+    """Unit rows in the dtype of ``features`` (n, d), divided in float32; bad rows become NaN."""
+    rows = features.astype(np.float32)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(features.dtype)
+
+
+def copy_rows(source: np.ndarray, chosen: np.ndarray, target: np.ndarray, normalise: bool = False) -> None:
+    """Write the ``chosen`` (n,) rows of ``source``, in order, to the beginning of ``target``; the two may be one."""
+    start = 0
+    for rows in tiles(len(source), ROW_TILE):
+        part = source[rows][chosen[rows]]
+        target[start : start + len(part)] = normalised(part) if normalise else part
+        start += len(part)
+
+
+def write_feature_file(
+    folder: Path, name: str, stem: str, uids: np.ndarray, captions: list[str], image: np.ndarray, text: np.ndarray
+) -> None:
+    """Write one parquet + npz pair, features as fp16; the parquet comes last, so that its presence means both.
+
+    Args:
+        image, text: (n, d) float arrays, L2-normalised.
+    """
+    with atomic_path(folder / f"{stem}.npz") as temporary, open(temporary, "wb") as handle:
+        arrays: dict[str, Any] = {f"{name}_img": image.astype(np.float16), f"{name}_txt": text.astype(np.float16)}
+        np.savez(handle, **arrays)
+    table = pa.table({"uid": uid_column(uids), "text": pa.array(captions, pa.string())})
+    with atomic_path(folder / f"{stem}.parquet") as temporary:
+        pq.write_table(table, temporary)

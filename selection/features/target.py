@@ -1,0 +1,118 @@
+"""The images that NormSim and VAS compare with: a target's features, made once and kept by teacher and source."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from clipsift_common.clip import LoadedCLIP
+from clipsift_common.distributed import barrier, rank
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.files import atomic_path, fingerprint, read_json
+from clipsift_common.images import IMAGE_EXTENSIONS, ImageError, decode_image
+from clipsift_common.progress import track
+from selection.features.embed import embed_images
+from selection.features.files import bad_rows
+from selection.pool.location import Pool
+
+TRUSTED = "trusted"  # the target's name for the shards given as --trusted
+NOTE_NAME = "target.json"  # beside a target of several sets: whose features they are, and which files belong to it
+_PICTURES = ("*.jpg", "*.jpeg", "*.png", "*.webp")
+
+
+def load_target(
+    source: str,
+    clip: LoadedCLIP | None,
+    name: str | None,
+    cache: Path,
+    device: torch.device,
+    trusted: str | None = None,
+) -> torch.Tensor:
+    """(t, d) image features of a target, in the dtype that their files have (float32 if we make them here).
+
+    Args:
+        source: ``trusted``; a ``.npy`` of (t, d) features; a ``.npz`` in metadata layout (array ``{name}_img``) or with
+            a single array; a folder of such files (concatenated in name order); a folder of shards or of pictures.
+        clip: the teacher, for sources of pictures.
+        name: the feature columns' prefix.
+        device: where pictures are encoded.
+        trusted: where the trusted shards are.
+
+    Raises:
+        ClipsiftError: for a source that does not exist, cannot be read, or needs a teacher that is not there.
+    """
+    if source == TRUSTED:
+        if trusted is None:
+            raise ClipsiftError("target: trusted needs --trusted DIR")
+        source = trusted
+    path = Path(source)
+    if not path.exists():
+        raise ClipsiftError(f"target: {source} does not exist (give trusted, a .npy, a .npz, or a folder)")
+    files = [path] if path.is_file() else sorted([*path.glob("*.npy"), *path.glob("*.npz")])
+    if (path / NOTE_NAME).is_file():
+        missing = set(read_json(path / NOTE_NAME)["files"]) - {file.name for file in files}
+        if missing:
+            raise ClipsiftError(f"target: {source} lacks {', '.join(sorted(missing))}; let clipsift target finish")
+    parts = [_from_file(file, name) for file in files] if files else [_embedded(path, clip, cache, device)]
+    if len({part.shape[1] for part in parts}) > 1:
+        raise ClipsiftError(f"target: the files of {source} differ in width {[part.shape[1] for part in parts]}")
+    features = np.concatenate(parts)
+    if not len(features):
+        raise ClipsiftError(f"target: {source} has no features, or no picture that can be read")
+    bad = np.flatnonzero(bad_rows(features))
+    if len(bad):
+        raise ClipsiftError(f"target: {source} row {bad[0]} is not finite or all zero")
+    return torch.from_numpy(features)
+
+
+def _from_file(path: Path, name: str | None) -> np.ndarray:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except (ValueError, OSError) as error:
+        raise ClipsiftError(f"target: {path} cannot be read ({error})") from error
+    if not isinstance(loaded, np.ndarray):
+        key = f"{name}_img" if f"{name}_img" in loaded.files else loaded.files[0]
+        if key != f"{name}_img" and len(loaded.files) > 1:
+            raise ClipsiftError(f"target: {path} has no array {name}_img (it has {', '.join(loaded.files)})")
+        loaded = loaded[key]
+    if loaded.ndim != 2 or not np.issubdtype(loaded.dtype, np.floating):
+        raise ClipsiftError(f"target: {path} is {loaded.ndim}-D {loaded.dtype}, not (images, features) of floats")
+    return loaded
+
+
+def _embedded(folder: Path, clip: LoadedCLIP | None, cache: Path, device: torch.device) -> np.ndarray:
+    """Features of the pictures in a folder; rank 0 makes them, the others read its file."""
+    if clip is None:
+        raise ClipsiftError(f"target: {folder} holds pictures, and without a teacher only features can be used")
+    content = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.rglob("*"))]
+    path = cache / "targets" / f"{fingerprint([clip.fingerprint, str(folder.resolve()), content])}.npy"
+    if rank() == 0 and not path.is_file():
+        features = embed_images(clip, track(pictures(folder), "embed target", unit="images"), device)
+        with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+            np.save(handle, features, allow_pickle=False)
+    barrier()
+    return np.load(path, allow_pickle=False)
+
+
+def pictures(folder: Path) -> Iterator[Image.Image]:
+    """The pictures of a folder's files, or of its shards; broken ones are left out."""
+    files = sorted(file for pattern in _PICTURES for file in folder.rglob(pattern))
+    for blob in (file.read_bytes() for file in files) if files else _from_shards(folder):
+        try:
+            yield decode_image(blob)
+        except ImageError:
+            continue
+
+
+def _from_shards(folder: Path) -> Iterator[bytes]:
+    for shard in Pool(str(folder)).shards:
+        with tarfile.open(shard.url, "r:") as tar:
+            for member in tar:
+                content = tar.extractfile(member) if member.name.lower().endswith(IMAGE_EXTENSIONS) else None
+                if content is not None:
+                    yield content.read()

@@ -1,0 +1,1 @@
+"""Pure arithmetic on tensors in bounded memory: tiles, moments, k-means, log-sum-exps."""

@@ -1,0 +1,50 @@
+"""Sums of outer products of features, and what a feature row is worth against one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from selection.kernels.checks import check_features, check_same_shape
+from selection.kernels.tiles import ROW_TILE, fill_rows, tile_map, tiles
+
+
+def gram(a: Tensor, b: Tensor | None = None) -> Tensor:
+    """(d, d) float32 sum over rows of the outer products ``a_i b_i^T``; ``b`` defaults to ``a`` (n, d).
+
+    Raises ValueError if the shapes differ or a row is not finite.
+    """
+    check_features(a, "a")
+    if b is not None:
+        check_same_shape(a, b, "a", "b")
+        check_features(b, "b")
+
+    def strip(rows: slice) -> Tensor:
+        left = a[rows].float()
+        return left.T @ (left if b is None else b[rows].float())
+
+    total = torch.zeros(a.shape[1], a.shape[1], device=a.device)
+    for part in tile_map(strip, tiles(len(a), ROW_TILE), a.device):
+        total += part
+    return total
+
+
+def quadratic(features: Tensor, matrix: Tensor, other: Tensor | None = None) -> Tensor:
+    """(n,) float32 values of ``x_i^T matrix y_i`` for the rows x of ``features`` and y of ``other`` (default: x)."""
+    matrix = matrix.float()
+
+    def strip(rows: slice) -> Tensor:
+        left = features[rows].float()
+        right = left if other is None else other[rows].float()
+        return (left @ matrix).mul_(right).sum(1)
+
+    return fill_rows(torch.empty(len(features), device=features.device), strip, tiles(len(features), ROW_TILE))
+
+
+def group_means(features: Tensor, labels: Tensor, num_groups: int) -> Tensor:
+    """(num_groups, d) float32 mean row of each group; zero for a group without rows. ``labels`` (n,) int64."""
+    sums = torch.zeros(num_groups, features.shape[1], dtype=torch.float64, device=features.device)
+    for rows in tiles(len(features), ROW_TILE):
+        sums.index_add_(0, labels[rows], features[rows].double())
+    counts = labels.bincount(minlength=num_groups)
+    return (sums / counts.clamp(min=1)[:, None]).float()

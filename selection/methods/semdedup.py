@@ -1,0 +1,97 @@
+"""SemDeDup (Abbas et al. 2023, arXiv 2303.09540): of near-duplicates inside a cluster, one stays."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from selection.kernels.checks import check_features, check_same_width
+from selection.kernels.kmeans import kmeans, nearest
+from selection.kernels.moments import group_means
+from selection.kernels.tiles import ROW_TILE, fill_rows, tile_map, tiles
+from selection.options import PositiveInt
+from selection.registry import Candidates, register_method
+
+
+def semdedup(features: Tensor, clusters: Tensor, epsilon: float, keep: str = "hard") -> Tensor:
+    """(n,) bool mask of the samples that stay.
+
+    In each cluster the samples are ordered by their cosine to the centroid; one is dropped when its inner product with
+    any earlier one, dropped or not, is above ``1 - epsilon``. Of equal rows the first in pool order is the earlier.
+    Time O(d) times the sum of squared cluster sizes, memory O(n).
+
+    Args:
+        features: (n, d) unit image features.
+        clusters: (n,) integer labels, whose means are then the centroids; or (k, d) centroids, each sample belonging
+            to the nearest by Euclidean distance. The paper has 50,000, from k-means.
+        epsilon: in [0, 2]; larger drops more.
+        keep: which of a pair stays, "hard" (farther from the centroid, the paper's choice) or "easy".
+
+    Raises:
+        ValueError: shapes that do not fit, negative labels, another ``keep`` or ``epsilon``, a row that is not finite.
+    """
+    if keep not in ("hard", "easy"):
+        raise ValueError(f"keep must be hard or easy, got {keep}")
+    if not 0 <= epsilon <= 2:
+        raise ValueError(f"epsilon {epsilon} is outside [0, 2]")
+    norms = check_features(features)
+    labels, centroids = _clusters(features, clusters)
+    scale = norms * centroids.norm(dim=1)[labels]
+    to_centre = torch.empty_like(scale)
+    parts = tiles(len(features), ROW_TILE)
+    cosine = fill_rows(to_centre, lambda rows: (features[rows].float() * centroids[labels[rows]]).sum(1), parts) / scale
+
+    order = cosine.argsort(stable=True)  # farthest first
+    order = order[labels[order].argsort(stable=True)]
+    members = [part for part in order.split(labels.bincount().tolist()) if len(part)]
+    if keep == "easy":
+        members = [part.flip(0) for part in members]
+    closest = tile_map(lambda part: _closest_earlier(features[part].float()), members, features.device)
+    kept = torch.ones(len(features), dtype=torch.bool, device=features.device)
+    for part, similarity in zip(members, closest):
+        kept[part] = similarity <= 1 - epsilon
+    return kept
+
+
+def _clusters(features: Tensor, clusters: Tensor) -> tuple[Tensor, Tensor]:
+    """(n,) labels and (k, d) float32 centroids."""
+    if clusters.ndim == 2:
+        check_features(clusters, "clusters")
+        check_same_width(features, clusters, "clusters")
+        return nearest(features, clusters.float()), clusters.float()
+    if clusters.shape != (len(features),) or clusters.is_floating_point():
+        raise ValueError(f"clusters: expected {len(features)} integer labels, got {clusters.dtype} {clusters.shape}")
+    labels = clusters.long()
+    if len(labels) and int(labels.min()) < 0:
+        raise ValueError("clusters: labels must not be negative")
+    return labels, group_means(features, labels, int(labels.max()) + 1 if len(labels) else 0)
+
+
+def _closest_earlier(features: Tensor) -> Tensor:
+    """(m,) largest inner product of each row with a row before it, at least 0."""
+    closest = features.new_zeros(len(features))
+    for rows in tiles(len(features), ROW_TILE):
+        for earlier in tiles(rows.stop, ROW_TILE):
+            products = features[earlier] @ features[rows].T
+            if earlier.stop > rows.start:  # row i of the tile is before its column j when i + start < j + start
+                products = products.triu(1 + earlier.start - rows.start)
+            closest[rows] = torch.maximum(closest[rows], products.amax(0))
+    return closest
+
+
+@register_method("semdedup", needs=("image",))
+def semdedup_method(
+    candidates: Candidates,
+    epsilon: float,
+    clusters: PositiveInt = 50_000,
+    centroids: str | None = None,
+    keep_in_pair: Literal["hard", "easy"] = "hard",
+) -> Tensor:
+    """``centroids`` names them as a target; without it they are made by k-means, ``clusters`` of them."""
+    image = candidates.image
+    centres = (
+        kmeans(image, min(clusters, len(image)), candidates.seed) if centroids is None else candidates.target(centroids)
+    )
+    return semdedup(image, centres, epsilon, keep_in_pair)

@@ -1,0 +1,139 @@
+"""The making of a pool's index: shards scanned in parallel, each kept when it is done, then joined."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import torch
+
+from clipsift_common.data_report import DataReport
+from clipsift_common.distributed import barrier, rank, world_size
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.files import array_fingerprint, atomic_path, read_json, write_json
+from clipsift_common.progress import Progress
+from selection.pool.location import Pool, Shard
+from selection.pool.remote import Stamp, is_remote, patiently
+from selection.pool.scan import ROW_DTYPE, scan_tar
+from selection.pool.shard_cache import ShardCache
+from selection.uids import format_uids, sort_key
+
+FORMAT = 2  # of the files; those of another one are made anew
+
+
+def build_index(pool: Pool, stamps: list[Stamp], folder: Path, target: Path, workers: int, cache: ShardCache) -> None:
+    """Write the index of ``pool`` into ``target``; a collective call.
+
+    Args:
+        stamps: what tells each shard from a changed one.
+        folder: where finished parts are kept, for a start after an interruption or a change.
+        workers: processes of each rank.
+        cache: for remote shards.
+
+    Raises:
+        ClipsiftError: when a shard cannot be read.
+    """
+    _scan_shards(pool, stamps, folder, workers, cache)
+    barrier()
+    if rank() == 0:
+        _merge(pool, stamps, folder, target)
+    barrier()
+
+
+class _ShardScans(torch.utils.data.Dataset):
+    """Scans one shard per item and writes its part; a DataLoader runs it in several processes.
+
+    An item is (samples found, samples lost, what was wrong with the shard as a whole).
+    """
+
+    def __init__(self, work: list[tuple[Shard, Stamp]], folder: Path, cache: ShardCache) -> None:
+        self.work, self.folder, self.cache = work, folder, cache
+
+    def __len__(self) -> int:
+        return len(self.work)
+
+    def __getitem__(self, item: int) -> tuple[int, int, str]:
+        shard, known = self.work[item]
+        try:
+            handle = self.cache.open(shard.url, known) if is_remote(shard.url) else open(shard.url, "rb")  # noqa: SIM115
+        except (ClipsiftError, OSError) as error:
+            return 0, 0, str(error) if isinstance(error, ClipsiftError) else f"{shard.url}: cannot be opened ({error})"
+        with handle:
+            size = os.fstat(handle.fileno()).st_size
+            rows, report = scan_tar(handle, size, shard, _expected(shard))
+        with atomic_path(self.folder / f"{shard.name}.npy") as temporary, open(temporary, "wb") as out:
+            np.save(out, rows, allow_pickle=False)
+        about = {"format": FORMAT, "stamp": known, "size": size, "report": report.as_dict()}
+        write_json(self.folder / f"{shard.name}.json", about)
+        return len(rows), report.num_lost, ""
+
+
+def _expected(shard: Shard) -> int | None:
+    """How many samples img2dataset wrote into the shard, from the stats file beside it."""
+    if not shard.url.endswith(".tar"):  # a command
+        return None
+    fs, path = fsspec.core.url_to_fs(shard.url.removesuffix(".tar") + "_stats.json")
+    try:
+        text = patiently(lambda: fs.cat_file(path), path) if is_remote(shard.url) else fs.cat_file(path)
+        return int(json.loads(text)["successes"])
+    except (ClipsiftError, OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _scan_shards(pool: Pool, stamps: list[Stamp], folder: Path, workers: int, cache: ShardCache) -> None:
+    parts = folder / "parts"
+    mine = list(zip(pool.shards, stamps))[rank() :: world_size()]
+    work = [(shard, known) for shard, known in mine if not _part_is_current(parts, shard, known)]
+    scans = _ShardScans(work, parts, cache)
+    loader = torch.utils.data.DataLoader(scans, batch_size=None, num_workers=min(workers, len(work)))
+    with Progress("index", len(mine), "shards") as progress:
+        progress.resume(len(mine) - len(work))
+        samples = lost = 0
+        for found, missed, error in loader:
+            if error:
+                raise ClipsiftError(error)
+            samples += int(found)
+            lost += int(missed)
+            notes = {"skipped": f"{lost:,}"} if lost else {}
+            progress.advance(1, samples=f"{samples:,}", **notes)
+
+
+def _part_is_current(parts: Path, shard: Shard, known: Stamp) -> bool:
+    path = parts / f"{shard.name}.json"
+    if not path.is_file() or not (parts / f"{shard.name}.npy").is_file():
+        return False
+    about = read_json(path)
+    return about.get("format") == FORMAT and about["stamp"] == known
+
+
+def _merge(pool: Pool, stamps: list[Stamp], folder: Path, target: Path) -> None:
+    """Join the parts, drop uids that came before, and write the index; ``index.json`` comes last."""
+    report, tables, sizes = DataReport(), [], []
+    for number, shard in enumerate(pool.shards):
+        table = np.load(folder / "parts" / f"{shard.name}.npy", allow_pickle=False)
+        table["shard"] = number
+        tables.append(table)
+        about = read_json(folder / "parts" / f"{shard.name}.json")
+        sizes.append(about["size"])
+        report.merge(about["report"])
+    rows = np.concatenate(tables) if tables else np.zeros(0, ROW_DTYPE)
+    _, first = np.unique(sort_key(rows["uid"]), return_index=True)
+    repeated = np.ones(len(rows), bool)
+    repeated[first] = False
+    for row in np.flatnonzero(repeated):
+        report.lose("duplicate_uid", pool.shards[rows["shard"][row]].name, format_uids(rows["uid"][row : row + 1])[0])
+    rows = rows[~repeated]
+    with atomic_path(target / "rows.npy") as temporary, open(temporary, "wb") as out:
+        np.save(out, rows, allow_pickle=False)
+    about = {
+        "shards": [[shard.url, shard.name] for shard in pool.shards],
+        "stamps": stamps,
+        "sizes": sizes,
+        "starts": np.searchsorted(rows["shard"], np.arange(len(pool.shards) + 1)).tolist(),
+        "fingerprint": array_fingerprint(rows["uid"], rows["image_size"], rows["text_size"]),
+        "report": report.as_dict(),
+    }
+    write_json(target / "index.json", about)

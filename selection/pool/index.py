@@ -1,0 +1,266 @@
+"""The index of a pool: uid -> shard, offsets and sizes. Built once, memory mapped, read sample by sample."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from clipsift_common.data_report import DataReport
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.files import fingerprint, read_json
+from selection.pool.build import FORMAT, build_index
+from selection.pool.location import Pool, Shard
+from selection.pool.remote import Stamp, is_remote, patiently, read_range, stamp
+from selection.pool.scan import ROW_DTYPE
+from selection.pool.shard_cache import ShardCache
+from selection.subset import Subset
+from selection.uids import sort_key
+
+_OPEN_FILES = 64  # shards kept open per process
+SHARD_CACHE_GB = 100.0  # of remote shards kept on this machine
+_JOIN_GAP = 1 << 14  # an image and a caption closer than this are read in one go
+_CHUNK = 1 << 20  # rows looked up at a time
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One pair as it lies in the pool: undecoded image bytes and the caption."""
+
+    uid: str
+    shard: str
+    key: str
+    image: bytes
+    caption: str
+
+
+class PoolIndex:
+    """Random access to the whole samples of a pool, in pool order (shard order, then tar order).
+
+    Make one with :meth:`build`. It may be sent to other processes: each opens its own files.
+
+    Attributes:
+        by_ranges: read the samples of remote shards one by one, with a request each, instead of fetching whole shards
+            into the cache. For few samples, or an order that jumps about.
+    """
+
+    def __init__(self, folder: Path, cache: ShardCache | None = None) -> None:
+        """Open a finished index; ``report`` holds what was lost while it was built, ``cache`` its remote shards."""
+        about = read_json(folder / "index.json")
+        self._folder = folder
+        self.shards = [Shard(url, name) for url, name in about["shards"]]
+        self.sizes: list[int] = about["sizes"]  # bytes of each shard
+        self._stamps: list[Stamp] = about["stamps"]
+        self.starts: list[int] = about["starts"]  # first row of each shard, and the end
+        self.fingerprint: str = about["fingerprint"]
+        self.report = DataReport.from_dict(about["report"])
+        self.rows: np.memmap = np.load(folder / "rows.npy", mmap_mode="r", allow_pickle=False)
+        self._table = open(folder / "rows.npy", "rb", buffering=0)  # noqa: SIM115 - lives as long as the index
+        self._files: OrderedDict[int, IO[bytes]] = OrderedDict()
+        self.cache = cache or ShardCache(folder.parents[1] / "shards", int(SHARD_CACHE_GB * 1e9))
+        self._ahead: queue.SimpleQueue[int] | None = None
+        self._checked: set[int] = set()
+        self.by_ranges = False
+
+    @classmethod
+    def build(
+        cls,
+        pool: Pool,
+        cache: str | Path,
+        workers: int = 0,
+        max_loss: float = 1.0,
+        shard_cache_gb: float = SHARD_CACHE_GB,
+    ) -> PoolIndex:
+        """Index ``pool`` under ``cache``, or open the index that is there.
+
+        Shards are scanned in parallel (over ranks, and ``workers`` processes in each); each finished shard is kept,
+        so an interrupted build goes on where it was. A shard whose size or time of change is not the recorded one is
+        scanned again. Remote shards are fetched for it, into ``<cache>/shards``, which never holds more than
+        ``shard_cache_gb`` gigabytes.
+
+        Raises:
+            ClipsiftError: when more than ``max_loss`` of the samples cannot be used, or none can.
+        """
+        if not pool.shards:
+            raise ClipsiftError(f"pool: {pool.location} has metadata only; this step needs its .tar shards")
+        folder = Path(cache) / "index"
+        shard_cache = ShardCache(Path(cache) / "shards", int(shard_cache_gb * 1e9))
+        with ThreadPoolExecutor(16) as threads:  # a request each, where shards are remote
+            stamps = list(threads.map(lambda shard: stamp(shard.url), pool.shards))
+        identity = fingerprint([FORMAT, *([shard.url, shard.name, known] for shard, known in zip(pool.shards, stamps))])
+        target = folder / identity
+        if not (target / "index.json").is_file():
+            build_index(pool, stamps, folder, target, workers, shard_cache)
+        index = cls(target, shard_cache)
+        index.report.check(max_loss)
+        if not len(index):
+            raise ClipsiftError(f"pool: {pool.location} has no usable sample ({dict(index.report.lost)})")
+        return index
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def uids(self) -> np.ndarray:
+        """(n,) uids in pool order, memory mapped."""
+        return self.rows["uid"]
+
+    def entries(self, rows: Iterable[int]) -> np.ndarray:
+        """(k,) entries of ``rows``, read from the file: what is touched through the map counts as this process's."""
+        width, start = ROW_DTYPE.itemsize, self.rows.offset
+        return np.frombuffer(
+            b"".join(os.pread(self._table.fileno(), width, start + width * row) for row in rows), ROW_DTYPE
+        )
+
+    def shard_rows(self, shard: int) -> range:
+        """The rows of one shard."""
+        return range(self.starts[shard], self.starts[shard + 1])
+
+    def rows_of(self, subset: Subset) -> np.ndarray:
+        """(m,) int64 rows of the subset's samples that are in the pool, in pool order, repeated by multiplicity."""
+        found = []
+        for start in range(0, len(self), _CHUNK):
+            counts = subset.multiplicity(self.uids[start : start + _CHUNK])
+            found.append(np.repeat(np.arange(start, start + len(counts)), counts))
+        return np.concatenate(found)
+
+    def find(self, uids: np.ndarray) -> np.ndarray:
+        """(k,) int64 rows of ``uids``; -1 for those that are not in the pool."""
+        wanted = sort_key(uids)
+        order = np.argsort(wanted, kind="stable")
+        ordered = wanted[order]
+        result = np.full(len(uids), -1, np.int64)
+        for start in range(0, len(self), _CHUNK):
+            keys = sort_key(self.uids[start : start + _CHUNK])
+            left = np.searchsorted(ordered, keys, "left")
+            right = np.searchsorted(ordered, keys, "right")
+            for row in np.flatnonzero(right > left):
+                result[order[left[row] : right[row]]] = start + row
+        return result
+
+    def read(self, row: int) -> Sample:
+        """The sample of a row.
+
+        Raises:
+            ClipsiftError: when its shard is gone or is not the one that was indexed.
+        """
+        entry = self.entries([row])[0]
+        shard = self.shards[int(entry["shard"])]
+        image_at, image_size = int(entry["image_offset"]), int(entry["image_size"])
+        text_at, text_size = int(entry["text_offset"]), int(entry["text_size"])
+        header = 512  # the member's header, which holds its name, lies right before the image
+        start, stop = min(image_at - header, text_at), max(image_at + image_size, text_at + text_size)
+        if stop - start <= image_size + text_size + _JOIN_GAP:
+            block = self._bytes(int(entry["shard"]), start, stop - start)
+            image = block[image_at - header - start : image_at + image_size - start]
+            text = block[text_at - start : text_at + text_size - start]
+        else:
+            image = self._bytes(int(entry["shard"]), image_at - header, image_size + header)
+            text = self._bytes(int(entry["shard"]), text_at, text_size)
+        name = image[:100].split(b"\0", 1)[0].decode(errors="replace")
+        return Sample(
+            uid=f"{entry['uid']['f0']:016x}{entry['uid']['f1']:016x}",
+            shard=shard.name,
+            key=name.rsplit(".", 1)[0],
+            image=image[header:],
+            caption=text.decode("utf-8", errors="replace").strip(),
+        )
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether shards are fetched whole from elsewhere."""
+        return not self.by_ranges and any(is_remote(shard.url) for shard in self.shards)
+
+    def fetch_ahead(self, rows: Iterable[int]) -> None:
+        """Have the shards of these rows fetched, one after the other, while this process does other things."""
+        if self._ahead is None:
+            self._ahead = queue.SimpleQueue()
+            threading.Thread(target=self._fetch_queue, args=(self._ahead,), daemon=True).start()
+        for entry in self.entries(rows):
+            self._ahead.put(int(entry["shard"]))
+
+    def _fetch_queue(self, wanted: queue.SimpleQueue[int]) -> None:
+        while True:
+            shard = wanted.get()
+            with suppress(ClipsiftError):  # whoever reads the shard will meet the same error
+                self.open_shard(shard).close()
+
+    def open_shard(self, shard: int) -> IO[bytes]:
+        """A shard as a local file, fetched if it is remote; the caller closes it.
+
+        Raises:
+            ClipsiftError: when it is gone or is not the one that was indexed.
+        """
+        url = self.shards[shard].url
+        if is_remote(url):
+            handle = self.cache.open(url, self._stamps[shard])
+            same = os.fstat(handle.fileno()).st_size == self.sizes[shard]
+        else:
+            try:
+                handle = open(url, "rb")  # noqa: SIM115 - the caller's
+            except OSError as error:
+                raise ClipsiftError(f"{url}: cannot be read any more ({error})") from error
+            now = os.fstat(handle.fileno())
+            same = [now.st_size, str(now.st_mtime)] == self._stamps[shard]
+        if not same:
+            handle.close()
+            raise ClipsiftError(
+                f"{url}: has another size or time of change than when it was indexed; start again to index it anew"
+            )
+        return handle
+
+    def _bytes(self, shard: int, offset: int, size: int) -> bytes:
+        url = self.shards[shard].url
+        if not is_remote(url):
+            data = self._pread(self._kept_open(shard), url, offset, size)
+        elif self.by_ranges:
+            data = self._request(shard, offset, size)
+        else:  # not kept open: a file that the cache has deleted must not go on taking room
+            with self.open_shard(shard) as handle:
+                data = self._pread(handle, url, offset, size)
+        if len(data) != size:
+            raise ClipsiftError(f"{url}: ends before byte {offset + size}; it changed since indexing")
+        return data
+
+    @staticmethod
+    def _pread(handle: IO[bytes], url: str, offset: int, size: int) -> bytes:
+        try:
+            return os.pread(handle.fileno(), size, offset)
+        except OSError as error:
+            raise ClipsiftError(f"{url}: cannot be read any more ({error})") from error
+
+    def _request(self, shard: int, offset: int, size: int) -> bytes:
+        url = self.shards[shard].url
+        if shard not in self._checked:
+            if stamp(url) != self._stamps[shard]:
+                raise ClipsiftError(f"{url}: has changed since it was indexed; start again to index it anew")
+            self._checked.add(shard)
+        data = patiently(partial(read_range, url, offset, offset + size, self.sizes[shard]), url)
+        return data if len(data) == size else data[offset : offset + size]
+
+    def _kept_open(self, shard: int) -> IO[bytes]:
+        """The open local file of a shard."""
+        if shard in self._files:
+            self._files.move_to_end(shard)
+            return self._files[shard]
+        self._files[shard] = self.open_shard(shard)
+        if len(self._files) > _OPEN_FILES:
+            self._files.popitem(last=False)[1].close()
+        return self._files[shard]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self._folder, "cache": self.cache, "by_ranges": self.by_ranges}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["folder"], state["cache"])  # type: ignore[misc]
+        self.by_ranges = state["by_ranges"]

@@ -1,0 +1,163 @@
+"""One pass over a tar of pairs: where each sample's image and caption lie, and what is wrong with the rest."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import IO
+
+import numpy as np
+
+from clipsift_common.data_report import DataReport
+from clipsift_common.images import IMAGE_EXTENSIONS
+from selection.pool.location import Shard
+from selection.pool.tarheaders import Member, TarError, Window, members
+from selection.uids import UID_DTYPE, derive_uid, is_uid, parse_uids
+
+ROW_DTYPE = np.dtype(
+    [
+        ("uid", UID_DTYPE),
+        ("shard", "<u4"),  # position in the pool's list of shards
+        ("image_offset", "<u8"),
+        ("image_size", "<u4"),
+        ("text_offset", "<u8"),
+        ("text_size", "<u4"),
+    ]
+)
+
+_MAX_JSON = 1 << 20  # a sample's json is a few kB; a larger one is not read
+_KNOWN = {*IMAGE_EXTENSIONS, "txt", "json"}
+_MEMBER = re.compile(r"^((?:.*/)?[^./][^.]*)\.([^/]*)$")  # webdataset's key and extension
+
+
+@dataclass
+class Members:
+    """The members of one sample, by extension; those of unknown extensions apart."""
+
+    key: str
+    parts: dict[str, Member] = field(default_factory=dict)
+    others: dict[str, Member] = field(default_factory=dict)
+
+
+def scan_tar(handle: IO[bytes], size: int, shard: Shard, expected: int | None) -> tuple[np.ndarray, DataReport]:
+    """Find the whole samples of a tar.
+
+    Args:
+        handle: the open, seekable tar.
+        size: its length in bytes.
+        shard: for names in the report and for uids derived from shard and key.
+        expected: how many samples the shard's stats file promises, if there is one.
+
+    Returns:
+        ``(n,)`` rows of :data:`ROW_DTYPE` in tar order (``shard`` is left 0), and what was lost on the way.
+    """
+    report = DataReport()
+    rows, uids, seen = [], [], set()
+    groups = Groups(handle, size)
+    for sample in groups:
+        report.samples += 1
+        for extension, member in sample.others.items():
+            report.ignore(f"{extension} member", shard.name, member.name)
+        if sample.key in seen:
+            report.lose("duplicate_key", shard.name, sample.key)
+            continue
+        seen.add(sample.key)
+        row = _whole(groups.window, sample, shard, report)
+        if row is not None:
+            uids.append(row[0])
+            rows.append(row[1:])
+    _count_missing(groups, expected, shard, report)
+    table = np.zeros(len(rows), ROW_DTYPE)
+    if rows:
+        table["uid"] = parse_uids(uids)
+        for column, values in zip(("image_offset", "image_size", "text_offset", "text_size"), zip(*rows)):
+            table[column] = values
+    return table, report
+
+
+def _count_missing(groups: Groups, expected: int | None, shard: Shard, report: DataReport) -> None:
+    promised = expected is not None and report.samples < expected
+    if groups.truncated or (promised and report.samples):
+        missing = max(1, (expected or 0) - report.samples)
+        report.samples += missing
+        reason = groups.truncated or f"the stats file promises {expected} samples"
+        report.lose("truncated_tar", shard.name, groups.last_key, reason, count=missing)
+    elif report.samples == 0:
+        report.samples += 1
+        report.lose("empty_shard", shard.name, "", "no samples in the tar")
+
+
+class Groups:
+    """Iterates over a tar's samples: runs of members with one key. Stops where the tar stops being readable."""
+
+    def __init__(self, handle: IO[bytes], size: int) -> None:
+        self.window, self.size = Window(handle), size
+        self.truncated = ""  # why and at which offset, when the tar ends early
+        self.last_key = ""
+
+    def __iter__(self) -> Iterator[Members]:
+        group: Members | None = None
+        for member in self._members():
+            match = _MEMBER.match(member.name)
+            if not match:
+                continue
+            key, extension = match[1], match[2].lower()
+            if group is not None and (key != group.key or extension in group.parts):
+                yield group
+                group = None
+            group = group or Members(key)
+            self.last_key = key
+            (group.parts if extension in _KNOWN else group.others)[extension] = member
+        # The sample that a truncation cut in two is lost with the rest of the tar.
+        if group is not None and not self.truncated:
+            yield group
+
+    def _members(self) -> Iterator[Member]:
+        try:
+            if self.size:
+                yield from members(self.window, self.size)
+        except (TarError, OSError) as error:
+            self.truncated = str(error)
+
+
+def _whole(window: Window, sample: Members, shard: Shard, report: DataReport) -> tuple | None:
+    """(uid, image offset, image size, text offset, text size), or None after counting why not."""
+    image = next((sample.parts[extension] for extension in IMAGE_EXTENSIONS if extension in sample.parts), None)
+    text = sample.parts.get("txt")
+    if image is None:
+        report.lose("missing_image", shard.name, sample.key)
+        return None
+    if image.size == 0:
+        report.lose("broken_image", shard.name, sample.key, "0 bytes")
+        return None
+    if text is None or not _read(window, text).strip():
+        report.lose("missing_caption", shard.name, sample.key)
+        return None
+    uid = _uid(window, sample, shard, report)
+    return None if uid is None else (uid, image.offset_data, image.size, text.offset_data, text.size)
+
+
+def _uid(window: Window, sample: Members, shard: Shard, report: DataReport) -> str | None:
+    member = sample.parts.get("json")
+    if member is None:
+        return derive_uid(shard.name, sample.key)
+    try:
+        if member.size > _MAX_JSON:
+            raise ValueError(f"{member.size} bytes")
+        values = json.loads(_read(window, member))
+        uid = values.get("uid") if isinstance(values, dict) else None
+    except (ValueError, RecursionError) as error:
+        report.lose("broken_json", shard.name, sample.key, str(error))
+        return None
+    if uid is None:
+        return derive_uid(shard.name, sample.key)
+    if not is_uid(uid):
+        report.lose("bad_uid", shard.name, sample.key, repr(uid)[:80])
+        return None
+    return str(uid)
+
+
+def _read(window: Window, member: Member) -> bytes:
+    return window.read(member.offset_data, min(member.size, _MAX_JSON))

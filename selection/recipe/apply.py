@@ -1,0 +1,124 @@
+"""A recipe on samples that are in memory: what each step and set operation leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from clipsift_common.distributed import broadcast_object, rank
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.files import fingerprint
+from selection.methods import METHODS
+from selection.recipe.parsed import ParsedRecipe
+from selection.recipe.step import Step
+from selection.registry import Candidates
+from selection.scoring.column import Column
+from selection.subset import Subset
+
+
+class FeatureSource(Protocol):
+    """Where set methods get features from; :class:`selection.recipe.gather.PoolFeatures` reads the pool's files.
+
+    All ranks call together what is here.
+    """
+
+    def candidates(self, rows: np.ndarray, needs: tuple[str, ...], seed: int) -> tuple[Candidates, np.ndarray]:
+        """Of the pool's ``rows`` (ascending) those with usable features, and the bool mask that says which they are."""
+
+    def close(self) -> None:
+        """Forget what :meth:`candidates` gave last."""
+
+
+def apply_recipe(
+    recipe: ParsedRecipe,
+    uids: np.ndarray,
+    columns: Mapping[str, np.ndarray],
+    features: FeatureSource | None = None,
+    seed: int = 0,
+    rows: np.ndarray | None = None,
+    num_pool: int | None = None,
+) -> tuple[Subset, dict[str, Any]]:
+    """Choose from scored samples. Of several processes all must call, with the same arguments.
+
+    Args:
+        uids: (n,) of the pool.
+        columns: (n,) float32 scores by name of :attr:`columns`, higher is better; NaN marks a row without usable
+            features, which counts towards the pool's size and is never kept by a step.
+        features: gives those of chosen rows to set methods; only needed if :attr:`gathers_features`.
+        seed: of methods that draw at random.
+        rows: (n,) ascending, which rows of the pool the samples are, for ``features``; default 0 to n - 1.
+        num_pool: how many there were before earlier steps, which fractions refer to; default n, or how many of
+            them are ``within``.
+
+    Returns:
+        The subset, and what each step did (for ``subset.json``).
+    """
+    left = np.arange(len(uids))
+    if recipe.within:
+        left = left[Subset.load(recipe.within).multiplicity(uids) > 0]
+    pool, done = left, []
+    num_pool = num_pool or len(pool)
+    rows = np.arange(len(uids)) if rows is None else rows
+    for step in recipe.steps:
+        scores = None if step.column is None else _values(step.column, columns, pool, len(uids))[left]
+        cut = None
+        if step.method:
+            left = _choose(step, left, rows, scores, num_pool, features, seed)
+        else:
+            assert scores is not None
+            mask = step.mask(scores, uids[left], num_pool)
+            left, cut = left[mask], float(scores[mask].min()) if mask.any() else None
+        asked, what = step.keep or step.count, step.score or step.method
+        record = {"name": step.name, "score": what, "keep": asked, "num_kept": len(left), "threshold": cut}
+        done.append({**record, "options": step.options})
+    subset, operations = Subset(uids[left]), []
+    for operation, files in (
+        ("union", recipe.union),
+        ("intersection", recipe.intersect),
+        ("difference", recipe.subtract),
+    ):
+        for path in files:
+            other = Subset.load(path)
+            subset = getattr(subset, operation)(other)
+            operations.append({"operation": operation, "file": path, "size": len(other), "num_kept": len(subset)})
+    return subset, {"num_pool": num_pool, "steps": done, "operations": operations}
+
+
+def _values(column: Column, columns: Mapping[str, np.ndarray], pool: np.ndarray, num_rows: int) -> np.ndarray:
+    """(num_rows,) scores of a column at the rows of the pool, which a combination compares; NaN elsewhere."""
+    values = np.full(num_rows, np.nan)
+    values[pool] = column.values(lambda leaf: columns[leaf.name][pool])
+    return values
+
+
+def _choose(
+    step: Step,
+    left: np.ndarray,
+    rows: np.ndarray,
+    scores: np.ndarray | None,
+    num_pool: int,
+    features: FeatureSource | None,
+    seed: int,
+) -> np.ndarray:
+    """The samples, of those ``left``, that a set method keeps, repeated where it says so."""
+    spec = METHODS[step.method]
+    if scores is not None:
+        left, scores = left[np.isfinite(scores)], scores[np.isfinite(scores)]
+    seed = int(fingerprint([seed, step.name]), 16) % (1 << 63)
+    empty = torch.empty(len(left), 0)
+    candidates, usable = Candidates(empty, empty, seed), np.ones(len(left), bool)
+    if spec.needs:
+        if features is None:
+            raise ValueError(f"{step.method} needs the features of the samples that are left")
+        candidates, usable = features.candidates(rows[left], spec.needs, seed)
+    candidates.scores = None if scores is None else scores[usable]
+    counts = np.empty(0, np.int64)
+    try:
+        if spec.over_ranks or rank() == 0:
+            counts = spec(candidates, step.size(num_pool) if spec.sized else None, step.options)
+    except ValueError as error:
+        raise ClipsiftError(f"selection: {step.name}: {error}") from error
+    return np.repeat(left[usable], counts if spec.over_ranks else broadcast_object(counts))

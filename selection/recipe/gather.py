@@ -1,0 +1,140 @@
+"""The features of chosen rows of the pool, for methods that look at many samples at once: memory mapped, not held."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipsift_common.distributed import barrier, gather_objects, rank, sum_over_ranks, world_size
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.progress import track
+from selection.features.files import FeatureFile, bad_rows, copy_rows, normalised
+from selection.kernels.moments import gram
+from selection.registry import MOMENT, Candidates
+
+GPU_SHARE = 0.5  # of the free memory of a GPU: features that take less are kept there
+
+
+@dataclass
+class PoolFeatures:
+    """Features by row of the pool, where ``files`` follow one another; its methods are collective calls.
+
+    Args:
+        files: the metadata, in pool order.
+        device: where methods work when the chosen features fit.
+        target: features of a target set by name.
+        scratch: a folder that all ranks see, for one uncompressed file per tower, as large as the chosen features.
+        normalise: bring every row to unit length.
+    """
+
+    files: Sequence[FeatureFile]
+    device: torch.device
+    target: Callable[[str], Tensor]
+    scratch: Path
+    normalise: bool = False
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        return np.cumsum([0, *(file.num_rows() for file in self.files)])
+
+    @property
+    def _folder(self) -> Path:
+        return self.scratch / ".gathered"
+
+    def candidates(self, rows: np.ndarray, needs: tuple[str, ...], seed: int) -> tuple[Candidates, np.ndarray]:
+        """Of ``rows`` (m,) ascending, those whose features are finite and not zero, and the (m,) mask of these.
+
+        The ranks read the files together; every rank then maps the same arrays, until the next call or :meth:`close`.
+        Raises :class:`ClipsiftError` for files that cannot be read or differ in width.
+        """
+        self.close()
+        towers = tuple(need for need in needs if need != MOMENT)
+        stores = self._create(rows, towers)
+        usable = np.zeros(len(rows), np.int64)
+        for span, parts in self._read(rows, towers):
+            usable[span] = ~np.any([bad_rows(part) for part in parts.values()], axis=0)
+            for tower, part in parts.items():
+                if part.shape[1] != stores[tower].shape[1]:
+                    raise ClipsiftError(f"{tower} features of the pool's files differ in width")
+                stores[tower][span] = normalised(part) if self.normalise else part
+        chosen = sum_over_ranks(usable) > 0
+        for store in stores.values():
+            store.flush()
+        barrier()
+        if rank() == 0 and not chosen.all():
+            for store in stores.values():
+                copy_rows(store, chosen, store)
+                store.flush()
+        barrier()
+        num_usable = int(np.count_nonzero(chosen))
+        placed = {tower: self._placed(torch.from_numpy(store[:num_usable])) for tower, store in stores.items()}
+        empty = torch.empty(num_usable, 0)
+        image, text = placed.get("image", empty), placed.get("text", empty)
+        device = next(iter(placed.values()), empty).device
+        moment = self.moment().to(device) if MOMENT in needs else None
+        found = Candidates(image, text, seed, target=lambda name: self.target(name).to(device), moment=moment)
+        return found, chosen
+
+    def close(self) -> None:
+        """Delete the files that were gathered, once no rank looks at them any more."""
+        barrier()
+        if rank() == 0:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def moment(self) -> Tensor:
+        """(d, d) float32 second moment of the image features of the whole pool, unusable rows left out."""
+        total, count = torch.zeros(()), 0
+        for start in range(0, len(self.files), world_size()):
+            part = self._moment_of(start + rank())
+            for sums, num_rows in gather_objects(part):  # in order of the files, so that the sum is always the same
+                if num_rows:
+                    total, count = total + sums, count + num_rows
+        if not count:
+            raise ClipsiftError("the pool has no features")
+        return (total / count).float()
+
+    def _moment_of(self, number: int) -> tuple[Tensor, int]:
+        """The (d, d) float64 sum over a file's usable rows, and how many: none where there is no such file."""
+        if number >= len(self.files):
+            return torch.empty(0), 0
+        features = self.files[number].image()
+        good = ~bad_rows(features)
+        features = features if good.all() else features[good]
+        chosen = torch.from_numpy(normalised(features) if self.normalise else features)
+        return gram(chosen.to(self.device)).double().cpu(), len(chosen)
+
+    def _create(self, rows: np.ndarray, towers: tuple[str, ...]) -> dict[str, np.memmap]:
+        """An array in a file for each tower, of the dtype and width of the first file that has any of ``rows``."""
+        if rank() == 0:
+            self._folder.mkdir(parents=True)
+            first = self.files[int(np.searchsorted(self._starts, rows[0], "right")) - 1] if len(rows) else self.files[0]
+            for tower in towers:
+                array = getattr(first, tower)()
+                np.lib.format.open_memmap(self._path(tower), "w+", array.dtype, (len(rows), array.shape[1]))
+        barrier()
+        return {tower: np.lib.format.open_memmap(self._path(tower), "r+") for tower in towers}
+
+    def _path(self, tower: str) -> Path:
+        return self._folder / f"{tower}.npy"
+
+    def _read(self, rows: np.ndarray, towers: tuple[str, ...]) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
+        """Yield, for this rank's files, the span of ``rows`` that is in each and their features by tower."""
+        bounds = np.searchsorted(rows, self._starts)
+        mine = range(rank(), len(self.files), world_size())
+        for number in track(mine, "gather features", unit="files"):
+            span = slice(int(bounds[number]), int(bounds[number + 1]))
+            if span.stop > span.start:
+                local = rows[span] - self._starts[number]
+                yield span, {tower: getattr(self.files[number], tower)()[local] for tower in towers}
+
+    def _placed(self, features: Tensor) -> Tensor:
+        if self.device.type == "cuda" and features.nbytes < GPU_SHARE * torch.cuda.mem_get_info(self.device)[0]:
+            return features.to(self.device)
+        return features

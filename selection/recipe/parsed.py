@@ -1,0 +1,86 @@
+"""What is kept, as data: steps that each keep a share of the pool, then set operations with other subsets."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from clipsift_common.errors import ClipsiftError
+from selection.methods import METHODS
+from selection.recipe.step import Step, with_distinct_names
+from selection.scores import SCORES
+from selection.scoring.column import Column
+
+
+@dataclass(frozen=True)
+class ParsedRecipe:
+    """Sequential steps, then set operations, in this order: ``within``, steps, ``union``, ``intersect``, ``subtract``.
+
+    ``within`` restricts the pool to a subset file *after* scoring (normalisers see the whole pool) and makes the
+    steps' fractions refer to what is left, as the s-CLIPLoss authors do inside other people's subsets.
+    """
+
+    steps: tuple[Step, ...] = ()
+    within: str | None = None
+    union: tuple[str, ...] = ()
+    intersect: tuple[str, ...] = ()
+    subtract: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(
+        cls,
+        steps: list[dict[str, Any]],
+        within: str | None = None,
+        union: list[str] | None = None,
+        intersect: list[str] | None = None,
+        subtract: list[str] | None = None,
+    ) -> ParsedRecipe:
+        """Check everything that can be checked without data: scores, options, fractions, files that must exist."""
+        parsed = with_distinct_names([Step.parse(number, values) for number, values in enumerate(steps)])
+        operations = [*(union or []), *(intersect or []), *(subtract or [])]
+        for number, step in enumerate(parsed):
+            if step.method and METHODS[step.method].repeats and (operations or number < len(parsed) - 1):
+                raise ClipsiftError(
+                    f"selection.steps[{number}]: {step.method} repeats samples, which a later step or set operation "
+                    "would lose; make it the last step and apply set operations to the file it writes"
+                )
+        for path in [*([within] if within else []), *operations]:
+            if not Path(path).is_file():
+                raise ClipsiftError(f"selection: the subset file {path} does not exist")
+        return cls(tuple(parsed), within, tuple(union or ()), tuple(intersect or ()), tuple(subtract or ()))
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The distinct score columns to compute, in order of use."""
+        used = (leaf for step in self.steps if step.column for leaf in step.column.leaves())
+        return tuple({column.name: column for column in used}.values())
+
+    @property
+    def targets(self) -> list[str]:
+        """The sources of target features, sorted."""
+        return sorted({target for step in self.steps for target in step.targets})
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether any step looks at image or text features."""
+        return self.gathers_features or any(SCORES[column.score].needs for column in self.columns)
+
+    @property
+    def gathers_features(self) -> bool:
+        """Whether :meth:`apply` needs ``features``: some method looks at those of the samples that are left."""
+        return any(step.method and METHODS[step.method].needs for step in self.steps)
+
+    @property
+    def num_streamed(self) -> int:
+        """How many steps, from the first, can be taken without all samples' scores in one place.
+
+        That are those before the first set method; none with a combination of scores, which compares the whole pool's.
+        """
+        if any(step.column and step.column.of for step in self.steps):
+            return 0
+        return next((number for number, step in enumerate(self.steps) if step.method), len(self.steps))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for provenance."""
+        return asdict(self)

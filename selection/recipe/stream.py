@@ -1,0 +1,159 @@
+"""A recipe over score files of any number, on all ranks: each keeps in mind which rows of its own files are left.
+
+:func:`selection.recipe.apply.apply_recipe` says what is kept; this does the same without ever holding all
+scores or uids.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipsift_common.distributed import barrier, broadcast_object, gather_objects, rank, sum_over_ranks, world_size
+from selection.recipe.apply import FeatureSource, apply_recipe
+from selection.recipe.cut import Cut, find_cut
+from selection.recipe.parsed import ParsedRecipe
+from selection.recipe.step import Step
+from selection.scoring.files import ScoreFile
+from selection.subset import Subset
+from selection.subset_files import Runs, combine
+from selection.uids import parse_uids
+
+logger = logging.getLogger("clipsift")
+
+
+class _Column:
+    """The rows left of a score file, by one score."""
+
+    def __init__(self, file: ScoreFile, name: str) -> None:
+        self.file, self.name = file, name
+        self.uids, self.positions = file.uids, file.positions
+
+    def scores(self) -> np.ndarray:
+        return self.file.column(self.name)
+
+
+def choose(
+    paths: Sequence[Path], recipe: ParsedRecipe, out: Path, features: FeatureSource | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Write the subset file ``out`` that ``recipe`` makes of the score files ``paths``; a collective call.
+
+    Files are split over ranks, and the result does not depend on how. Memory is a bit per row, one score file, and a
+    bounded number of uids. From a step on that looks at many samples at once (a set method; any combination of scores
+    makes it the first step) those that are left are held in memory, and what follows is :func:`apply_recipe` with
+    ``features`` and ``seed``. Choosing starts anew after a restart.
+
+    Returns:
+        What :func:`apply_recipe` tells about its steps and operations, with ``num_kept`` and ``num_unique``, and
+        each step's ``last_tie``: of the samples that score ``threshold``, the last uid kept (None: all were kept).
+
+    Raises:
+        ClipsiftError: for a damaged score file, a step that keeps nothing, a subset file that cannot be read.
+    """
+    files = [ScoreFile(number, path) for number, path in enumerate(paths)]
+    mine = files[rank() :: world_size()]
+    if recipe.within:
+        within = Subset.load(recipe.within)
+        for file in mine:
+            file.keep(within.multiplicity(file.uids()) > 0)
+    num_pool = _num_left(mine)
+    streamed = recipe.steps[: recipe.num_streamed]
+    steps = [_take_step(step, mine, num_pool) for step in streamed]
+    if len(streamed) == len(recipe.steps):
+        about: dict[str, Any] = {"num_pool": num_pool, "steps": steps} | _write(mine, recipe, out)
+        _warn_of_repeats(about)
+        return about
+    rest = replace(recipe, steps=recipe.steps[len(streamed) :], within=None)
+    names = [column.name for column in rest.columns]
+    rows, uids, columns = _gather([file.num_rows for file in files], mine, names)
+    subset, about = apply_recipe(rest, uids, columns, features, seed, rows, num_pool)
+    if features:
+        features.close()
+    if rank() == 0:
+        subset.save(out)
+    about["steps"] = steps + about["steps"]
+    return about | {"num_kept": len(subset), "num_unique": len(subset.unique)}
+
+
+def _warn_of_repeats(about: dict[str, Any]) -> None:
+    if about["num_kept"] > about["num_unique"]:
+        logger.warning(
+            "select: %s kept pairs have the uid of another one; training will see those uids that much more often",
+            f"{about['num_kept'] - about['num_unique']:,}",
+        )
+
+
+def _gather(
+    sizes: Sequence[int], mine: list[ScoreFile], names: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """On every rank, of all samples that are left: rows of the pool, ascending, uids, and scores by name."""
+    starts = np.cumsum([0, *sizes])
+    own = {}
+    for file in mine:
+        rows = starts[file.number] + np.flatnonzero(file.left)
+        own[file.number] = [rows, file.uids(), *(file.column(name) for name in names)]
+    parts = {number: arrays for ranks_files in gather_objects(own) for number, arrays in ranks_files.items()}
+    empty = [np.empty(0, np.int64), parse_uids([]), *(np.empty(0, np.float32) for _ in names)]
+    whole = [np.concatenate(of_files) for of_files in zip(empty, *(parts[number] for number in sorted(parts)))]
+    return whole[0], whole[1], dict(zip(names, whole[2:]))
+
+
+def _take_step(step: Step, mine: list[ScoreFile], num_pool: int) -> dict[str, Any]:
+    cut = _cut(step, [_Column(file, step.name) for file in mine], num_pool)
+    lowest = np.float32(np.inf)
+    for file in mine:
+        scores, kept = cut.mask(_Column(file, step.name))
+        lowest = scores[kept].min(initial=lowest)
+        file.keep(kept)
+    num_kept = _num_left(mine)
+    threshold = float(min(gather_objects(lowest))) if num_kept else None
+    logger.info("select: %s keeps %s of %s", step.name, f"{num_kept:,}", f"{num_pool:,}")
+    record = {"name": step.name, "score": step.score, "keep": step.keep or step.count, "num_kept": num_kept}
+    return record | {"threshold": threshold, "last_tie": cut.last_uid, "options": step.options}
+
+
+def _cut(step: Step, columns: list[_Column], num_pool: int) -> Cut:
+    if step.threshold is not None:
+        return Cut(np.float32(step.threshold))
+    if step.ties == "datacomp":
+        return find_cut(columns, step.size(num_pool) + 1, ties=True)
+    return find_cut(columns, step.size(num_pool))
+
+
+def _num_left(mine: list[ScoreFile]) -> int:
+    return int(sum_over_ranks(np.array([sum(file.num_left for file in mine)])).item())
+
+
+def _write(mine: list[ScoreFile], recipe: ParsedRecipe, out: Path) -> dict[str, Any]:
+    """Every rank leaves the uids it keeps as sorted runs; rank 0 merges them and applies the set operations."""
+    scratch = out.with_name(f".{out.name}.runs")
+    if rank() == 0:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+    barrier()
+    runs = Runs(scratch, str(rank()))
+    for file in mine:
+        runs.add(file.uids())
+    runs.flush()
+    barrier()
+    about = _merge(scratch, recipe, out) if rank() == 0 else {}
+    return broadcast_object(about)
+
+
+def _merge(scratch: Path, recipe: ParsedRecipe, out: Path) -> dict[str, Any]:
+    sets = (("union", recipe.union), ("intersection", recipe.intersect), ("difference", recipe.subtract))
+    files = [(name, path) for name, paths in sets for path in paths]
+    others = [(name, Subset.load(path)) for name, path in files]
+    combined = combine(out, [Subset.load(run).uids for run in sorted(scratch.iterdir())], others)
+    shutil.rmtree(scratch)
+    operations = [
+        {"operation": name, "file": path, "size": len(other), "num_kept": num_kept}
+        for (name, path), (_, other), num_kept in zip(files, others, combined.after)
+    ]
+    return {"operations": operations, "num_kept": combined.num_kept, "num_unique": combined.num_unique}

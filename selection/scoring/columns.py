@@ -1,0 +1,270 @@
+"""Features -> score columns: one parquet per metadata file, in blocks large enough for a fair normaliser."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+
+import numpy as np
+import torch
+
+from clipsift_common.data_report import DataReport
+from clipsift_common.distributed import barrier, gather_objects, rank, world_size
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.files import fingerprint
+from clipsift_common.progress import Progress
+from selection.features.files import FeatureFile, bad_norms, copy_rows, off_unit, row_norms
+from selection.registry import FeatureBlock
+from selection.scores import SCORES
+from selection.scoring.column import Column
+from selection.scoring.files import LostRows, ScoreFile, lost_rows_of, write_score_file
+from selection.uids import repeats
+
+logger = logging.getLogger("clipsift")
+
+BLOCK_ROWS = 32768  # the s-CLIPLoss batch: a block smaller than this would get a smaller normaliser
+
+_CACHED = "score"  # name of the one column of a file in the cache
+_CAUSES = {"bad_features": "not finite or all zero", "duplicate_uid": "an earlier row of the file has the same uid"}
+
+
+@dataclass(frozen=True)
+class ScorePlan:
+    """What to compute for every block.
+
+    Args:
+        columns: the scores, each a step's own or part of a combination.
+        keys: identity of each column by name: its features, options, targets, seed and blocks. A file of another
+            identity is stale.
+        cache: where columns are kept by identity, so that another recipe of the same scores finds them.
+        seed: the run's.
+        device: where scores are computed.
+        target: features of a target set by name.
+        block_rows: see :func:`make_blocks`.
+        normalise: bring every row of features to unit length first.
+    """
+
+    columns: tuple[Column, ...]
+    keys: dict[str, str]
+    cache: Path
+    seed: int
+    device: torch.device
+    target: Callable[[str], torch.Tensor]
+    block_rows: int = BLOCK_ROWS
+    normalise: bool = False
+
+    @property
+    def parent(self) -> str:
+        """Identity of a score file."""
+        return fingerprint([[column.name, self.keys[column.name]] for column in self.columns])
+
+    def cached(self, column: Column, file: FeatureFile) -> Path:
+        """Where a column's scores of a file are kept."""
+        return self.cache / self.keys[column.name] / f"{file.stem}.parquet"
+
+
+def make_blocks(files: list[FeatureFile], block_rows: int) -> list[list[FeatureFile]]:
+    """Group consecutive files so that every block has ``block_rows`` rows, when the pool has (0: a block is a file).
+
+    The scores of a file depend on what else is in its normaliser. DataComp's files (half a million rows) are a block
+    each, as in the reference; small files are scored together, so that a short one does not get an easier normaliser
+    and a larger share of a global cut. What is left at the end joins the block before it.
+    """
+    blocks: list[list[FeatureFile]] = []
+    rows = block_rows
+    for file in files:
+        if rows >= block_rows:
+            blocks.append([])
+            rows = 0
+        blocks[-1].append(file)
+        rows += file.num_rows()
+    if len(blocks) > 1 and rows < block_rows:
+        rest = blocks.pop()
+        blocks[-1] += rest
+    return blocks
+
+
+def write_scores(files: list[FeatureFile], plan: ScorePlan, folder: Path) -> DataReport:
+    """Write ``folder/<stem>.parquet`` (uid, one float32 column per score) for every feature file.
+
+    Blocks are split over ranks; a block depends on nothing but its own files, the plan and its position-free seed, so
+    the files are the same for any number of processes. Files that are there and have the plan's parent are kept.
+
+    Returns:
+        Counts of rows whose features could not be used (``bad_features``), or whose uid the file has already
+        (``duplicate_uid``), over all ranks.
+    """
+    blocks = make_blocks(files, plan.block_rows)
+    mine = blocks[rank() :: world_size()]
+    report = DataReport()
+    with Progress("score", sum(file.num_rows() for block in mine for file in block), "pairs") as progress:
+        for block in mine:
+            rows = sum(file.num_rows() for file in block)
+            done = all(lost_rows_of(folder / f"{file.stem}.parquet", plan.parent) is not None for file in block)
+            if done:
+                progress.resume(progress.done + rows)
+            else:
+                _write_block(block, plan, folder)
+                progress.advance(rows)
+            report.samples += rows
+            for file in block:
+                for cause, lost in (lost_rows_of(folder / f"{file.stem}.parquet", plan.parent) or {}).items():
+                    for row in lost:
+                        report.lose(cause, file.stem, f"row {row}", _CAUSES[cause])
+    barrier()
+    merged = DataReport()
+    for other in gather_objects(report.as_dict()):
+        merged.merge(other)
+    return merged
+
+
+def _write_block(block: list[FeatureFile], plan: ScorePlan, folder: Path) -> None:
+    """Compute the columns that the cache does not have, then put all of them into the block's score files."""
+    missing = [
+        column
+        for column in plan.columns
+        if any(lost_rows_of(plan.cached(column, file), plan.keys[column.name]) is None for file in block)
+    ]
+    if missing:
+        lost, features = _features(block, plan)
+        good = ~np.any(list(lost.values()), axis=0)
+        starts = np.cumsum([0, *(file.num_rows() for file in block)])
+        for column in missing:
+            scores = _score(column, good, features, block[0].path)
+            for file, start, stop in zip(block, starts, starts[1:]):
+                rows: LostRows = {cause: np.flatnonzero(mask[start:stop]).tolist() for cause, mask in lost.items()}
+                write_score_file(plan.cached(column, file), {_CACHED: scores[start:stop]}, plan.keys[column.name], rows)
+    for file in block:
+        cached = {column.name: ScoreFile(0, plan.cached(column, file)) for column in plan.columns}
+        lost_rows = next((lost_rows_of(part.path, plan.keys[name]) or {} for name, part in cached.items()), {})
+        values = {name: part.column(_CACHED) for name, part in cached.items()}
+        write_score_file(folder / f"{file.stem}.parquet", values, plan.parent, lost_rows, file.uids())
+
+
+def _score(column: Column, good: np.ndarray, features: FeatureBlock, path: str) -> np.ndarray:
+    """(n,) float32 scores of a block; NaN where the features are not ``good``."""
+    scores = np.full(len(good), np.nan, np.float32)
+    try:
+        scores[good] = SCORES[column.score](features, **column.options).cpu().numpy()
+    except ValueError as error:
+        raise ClipsiftError(f"{path}: {column.name}: {error}") from error
+    return scores
+
+
+def _features(block: list[FeatureFile], plan: ScorePlan) -> tuple[dict[str, np.ndarray], FeatureBlock]:
+    """(n,) masks of the block's rows that are lost, by cause, and what the plan needs of the others, on its device.
+
+    Features keep the dtype of the file: in float32, a file of DataComp's medium pool would take 3 GB.
+    """
+    arrays: dict[str, np.ndarray] = {tower: _stacked(block, tower) for tower in features_needed(plan.columns)}
+    norms = {tower: row_norms(array) for tower, array in arrays.items()}
+    bad = np.zeros(sum(file.num_rows() for file in block), bool)
+    for tower in arrays:
+        bad |= bad_norms(norms[tower])
+        if not plan.normalise:
+            _warn_of_lengths(block, tower, norms[tower])
+    lost = {"bad_features": bad, "duplicate_uid": ~bad & np.concatenate([repeats(file.uids()) for file in block])}
+    good = ~(bad | lost["duplicate_uid"])
+    image, text = (_on_device(arrays.pop(tower, None), good, plan) for tower in ("image", "text"))
+    seed = int(fingerprint([plan.seed, block[0].stem]), 16) % (1 << 63)
+    return lost, FeatureBlock(image, text, seed, _Columns(block, good), plan.target)
+
+
+def _warn_of_lengths(block: list[FeatureFile], tower: str, norms: np.ndarray) -> None:
+    rows = np.flatnonzero(off_unit(norms))
+    if len(rows):
+        starts = np.cumsum([0, *(file.num_rows() for file in block)])
+        number = int(np.searchsorted(starts, rows[0], "right")) - 1
+        logger.warning(
+            "%s: %s features are not of unit length in %s rows here and in its block (first: row %d, length %.3g); "
+            "their products are no cosines. Set selection.normalise if they should be",
+            block[number].path,
+            tower,
+            f"{len(rows):,}",
+            rows[0] - starts[number],
+            norms[rows[0]],
+        )
+
+
+def features_needed(columns: Sequence[Column]) -> list[str]:
+    """Which of image and text features the scores look at."""
+    needs = {tower for column in columns for tower in SCORES[column.score].needs}
+    return sorted(needs)
+
+
+def _on_device(features: np.ndarray | None, good: np.ndarray, plan: ScorePlan) -> torch.Tensor:
+    """The good rows; (n, 0) when there are no features."""
+    if features is None:
+        return torch.empty(int(np.count_nonzero(good)), 0, device=plan.device)
+    if not good.all() or plan.normalise:
+        features = _good_rows(features, good, plan)
+    return torch.from_numpy(features).to(plan.device)
+
+
+def _good_rows(features: np.ndarray, good: np.ndarray, plan: ScorePlan) -> np.ndarray:
+    """A copy of the good rows, in an unnamed file instead of in memory if ``features`` are: nearly all are good."""
+    shape = (int(np.count_nonzero(good)), features.shape[1])
+    copy = np.empty(shape, features.dtype)
+    if isinstance(features, np.memmap) and shape[0]:
+        plan.cache.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=plan.cache) as file:
+            copy = np.memmap(file, features.dtype, "w+", shape=shape)
+    copy_rows(features, good, copy, plan.normalise)
+    return copy
+
+
+class _Columns(Mapping[str, np.ndarray]):
+    """The block's metadata columns, usable rows only, read when asked for."""
+
+    def __init__(self, block: list[FeatureFile], good: np.ndarray) -> None:
+        self.block, self.good = block, good
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return np.concatenate([file.column(name) for file in self.block])[self.good]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.block[0].column_names())
+
+    def __len__(self) -> int:
+        return len(self.block[0].column_names())
+
+
+def _stacked(block: list[FeatureFile], tower: str) -> np.ndarray:
+    parts = [getattr(file, tower)() for file in block]
+    parts = [part for part in parts if len(part)] or parts[:1]
+    widths = {part.shape[1] for part in parts}
+    if len(widths) > 1:
+        raise ClipsiftError(
+            f"{block[0].path}: {tower} features of this file and its neighbours differ in width {widths}"
+        )
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def column_keys(
+    columns: Sequence[Column],
+    features: str,
+    seed: int,
+    targets: Mapping[str, str],
+    block_rows: int,
+    normalise: bool = False,
+) -> dict[str, str]:
+    """Identity of each score column by name.
+
+    Args:
+        features: identity of the features.
+        targets: identity of each target's features.
+    """
+    shared = [
+        features,
+        seed,
+        block_rows,
+        normalise,
+        features_needed(columns),
+    ]  # rows lacking one needed tower have no score
+    return {
+        column.name: fingerprint([shared, column.score, column.options, [targets[target] for target in column.targets]])
+        for column in columns
+    }

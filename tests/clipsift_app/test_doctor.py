@@ -1,0 +1,242 @@
+"""The doctor finds what would fail later, says what to do, and leaves no trace."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tiny
+import torch
+from pools import write_pool
+
+import clipsift_app.doctor.disk
+import clipsift_app.doctor.step
+from clipsift_app.doctor.memory import StepMemory, num_blocks, saved_tensors
+from clipsift_app.doctor.shards import check_ends, read_some
+from clipsift_app.doctor.subsets import check_metadata, check_subsets
+from clipsift_app.settings import RunSettings, parse_run
+from clipsift_app.verbs import run_verb
+from clipsift_common.clip import create_clip
+from selection.pool.index import PoolIndex
+from selection.pool.location import Pool
+from selection.subset import Subset
+from selection.uids import parse_uids
+
+TASKS = "--evaluation.tasks=[imagenet1k, vtab/dtd]"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    tiny.write_workspace(tmp_path)
+    return tmp_path
+
+
+def doctor(folder: Path, *arguments: str) -> int:
+    words = [f"--config={folder / 'config.yaml'}", f"--out={folder / 'run'}", "--data.workers=0", TASKS, *arguments]
+    return run_verb("doctor", words)
+
+
+def table(text: str) -> dict[str, tuple[str, str]]:
+    """Check -> status and all that is said without its spaces, from the printed table."""
+    parts: dict[str, tuple[str, str, str]] = {}
+    name = ""
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.split("│")]
+        if len(cells) == 6:
+            name = cells[1] or name
+            status, said, remedy = parts.get(name, (cells[2], "", ""))
+            parts[name] = (status, said + cells[3], remedy + cells[4])  # broken anywhere: spaces are not compared
+    return {name: (status, (said + " " + remedy).replace(" ", "")) for name, (status, said, remedy) in parts.items()}
+
+
+def test_a_run_in_order_passes_and_nothing_is_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(folder.rglob("*"))
+    assert doctor(folder, "--data.workers=1") == 0
+    found = table(capsys.readouterr().out)
+    assert {status for status, _ in found.values()} <= {"ok", "warn"}
+    for check in (
+        "settings",
+        "shards",
+        "samples",
+        "reading",
+        "evaluation",
+        "disk",
+        "launch",
+        "memory",
+        "shared memory",
+        "speed",
+        "data",
+    ):
+        assert check in found
+    assert "72wholesamples" in found["samples"][1]
+    assert "10steps" in found["speed"][1]
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_everything_wrong_with_files_is_found_at_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard = folder / "pool/shards/00000001.tar"
+    shard.write_bytes(shard.read_bytes()[:9000])
+    shutil.rmtree(folder / "eval/wds_vtab-dtd_test")
+    Subset(parse_uids([f"{number:032x}" for number in range(5000, 5100)])).save(folder / "other.npy")
+    usage = type("usage", (), {"free": 1000})
+    monkeypatch.setattr(clipsift_app.doctor.disk.shutil, "disk_usage", lambda _: usage)
+    assert doctor(folder, f"--data.subset={folder / 'other.npy'}", "--data.global_batch=4000000") == 1
+    found = table(capsys.readouterr().out)
+    for check, words in {
+        "shards": "00000001.tar is truncated",
+        "subset other.npy": "none of its 100 samples",
+        "evaluation": "wds_vtab-dtd_test does not exist",
+        "disk": "to be written",
+        "memory": "for 4,000,000 samples on each device",
+    }.items():
+        status, said = found[check]
+        assert status == "fail", (check, said)
+        assert words.replace(" ", "") in said, said
+    assert "ofanotherpool" in found["subset other.npy"][1]
+    assert "evaluate--download" in found["evaluation"][1]
+    assert "elsewhere" in found["disk"][1]
+    assert "moredevices" in found["memory"][1] or "accumulate" in found["memory"][1]
+
+
+def test_too_little_shared_memory_is_found(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usage = type("usage", (), {"free": 180_000})  # four batches of 16 pictures of 32 pixels take 196,608
+    monkeypatch.setattr(clipsift_app.doctor.step.shutil, "disk_usage", lambda _: usage)
+    assert doctor(folder, "--data.workers=1") == 1
+    status, said = table(capsys.readouterr().out)["shared memory"]
+    assert status == "fail"
+    assert "--shm-size" in said
+
+
+def test_a_launch_of_another_size_is_found(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert doctor(folder, "--trainer.devices=1") == 1
+    status, said = table(capsys.readouterr().out)["launch"]
+    assert status == "fail"
+    assert "thelaunchhas2processes" in said
+
+
+def test_wrong_settings_are_one_line_of_the_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor(folder, "--selection.stpes=[]") == 1
+    assert table(capsys.readouterr().out)["settings"][0] == "fail"
+
+
+@pytest.fixture
+def run(folder: Path) -> RunSettings:
+    return parse_run([f"--config={folder / 'config.yaml'}", f"--out={folder / 'run'}"])
+
+
+@pytest.fixture
+def index(run: RunSettings, tmp_path: Path) -> PoolIndex:
+    found = read_some(run, Pool(run.pool), None, tmp_path / "scratch")[1]
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 512, b"no tar at all" * 100])
+def test_what_is_no_tar_is_found(folder: Path, content: bytes) -> None:
+    (folder / "pool/shards/00000002.tar").write_bytes(content)
+    finding = check_ends(Pool(str(folder / "pool")))
+    assert finding.status == "fail"
+    assert "00000002.tar is truncated" in finding.text
+
+
+def test_losses_are_weighed_against_what_may_be_lost(run: RunSettings, tmp_path: Path) -> None:
+    tiny.spoiled(Path(run.pool))
+    pool = Pool(run.pool)
+    strict, _ = read_some(run, pool, None, tmp_path / "a")
+    assert (strict.status, "raise max_loss" in strict.remedy) == ("fail", True)
+    run.max_loss = 0.5
+    assert read_some(run, pool, None, tmp_path / "b")[0].status == "warn"
+    some, index = read_some(run, pool, 2, tmp_path / "c")
+    assert "2 of 3 shards read" in some.text
+    assert index is not None
+    assert [shard.name for shard in index.shards] == ["00000000", "00000002"]
+
+
+@pytest.mark.parametrize(
+    ("uids", "num_pool", "exact", "status"),
+    [
+        (range(1, 41), 72, True, "ok"),
+        (range(40, 90), 72, True, "warn"),  # 33 of 50
+        (range(500, 503), 72, True, "fail"),
+        (range(500, 600), 720, False, "fail"),  # ten of them were to be expected in a tenth of the pool
+        (range(500, 503), 720, False, "warn"),  # too few to say
+    ],
+)
+def test_coverage_of_a_subset(
+    run: RunSettings, index: PoolIndex, tmp_path: Path, uids: range, num_pool: int, exact: bool, status: str
+) -> None:
+    Subset(parse_uids([f"{number:032x}" for number in uids])).save(tmp_path / "subset.npy")
+    run.data["subset"] = str(tmp_path / "subset.npy")
+    (finding,) = check_subsets(run, index, num_pool, exact)
+    assert finding.status == status, finding
+
+
+@pytest.mark.parametrize(("first", "rows", "features", "status"), [
+    (1, 72, "l14", "ok"), (1, 40, "l14", "warn"), (900, 72, "l14", "fail"), (1, 72, "b32", "fail"), (1, 72, None, "ok"),
+])  # fmt: skip
+def test_metadata_against_shards(
+    run: RunSettings, index: PoolIndex, first: int, rows: int, features: Any, status: str
+) -> None:
+    folder = Path(run.pool) / "metadata"
+    folder.mkdir()
+    pq.write_table(pa.table({"uid": [f"{first + row:032x}" for row in range(rows)]}), folder / "0.parquet")
+    np.savez(folder / "0.npz", l14_img=np.ones((rows, 4), np.float16), l14_txt=np.ones((rows, 4), np.float16))
+    run.selection.features = features
+    (finding,) = check_metadata(run, Pool(run.pool), index, read_all=True)
+    assert finding.status == status, finding
+
+
+def test_features_without_metadata(run: RunSettings, index: PoolIndex, tmp_path: Path) -> None:
+    assert check_metadata(run, Pool(run.pool), index, read_all=True) == []
+    run.selection.features = "l14"
+    assert check_metadata(run, Pool(str(write_pool(tmp_path / "p", {"0": 1}))), index, True)[0].status == "fail"
+
+
+def test_memory_of_a_step_by_hand() -> None:
+    memory = StepMemory(fixed=1000, per_sample=100)
+    assert memory.bytes(16, 2) == 1000 + 1600 + 24 * 16 * 32
+    assert memory.bytes(16, 2, accumulate=4) == 1000 + 400 + 24 * 16 * 32
+    assert memory.pieces_that_fit(16, 2, 1000 + 400 + 24 * 16 * 32) == 4
+    assert memory.pieces_that_fit(16, 2, 1000) is None
+
+
+def test_blocks_are_those_of_the_longest_row() -> None:
+    assert num_blocks(torch.nn.Linear(2, 2)) == 1
+    assert num_blocks(create_clip("ViT-B-32", device="meta")) == 12
+
+
+def test_saved_tensors_are_counted_once_and_weights_not() -> None:
+    layer = torch.nn.Linear(10, 20, bias=False)
+    with saved_tensors() as saved:
+        values = layer(torch.ones(5, 10))  # keeps its input, 200 bytes, and the weight
+        (values * values).sum()  # keeps one tensor of 400 bytes, twice
+    assert saved.bytes == 200 + 400
+
+
+@pytest.mark.slow
+def test_two_processes_take_real_steps_together(folder: Path) -> None:
+    arguments = [f"--config={folder / 'config.yaml'}", f"--out={folder / 'run'}", "--data.workers=0", TASKS]
+    result = tiny.run(["doctor", *arguments, "--trainer.devices=2"])
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = table(result.stdout)
+    assert "2processesoncpu,8samples" in found["launch"][1]
+    assert found["memory"][0] == "ok"
+    assert result.stdout.count("settings") == 1
+    assert not (folder / "run").exists()
+    launcher = [str(Path(tiny.sys.executable).parent / "torchrun"), "--nproc_per_node=2", "--master_port=29517"]
+    refused = tiny.run(["doctor", *arguments, "--trainer.devices=1"], launcher)
+    assert refused.returncode != 0
+    assert "thelaunchhas2processes" in table(refused.stdout)["launch"][1]

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from pools import picture
+
+from clipsift_common.data_report import DataReport
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.files import atomic_path, fingerprint, read_json, write_json
+from clipsift_common.images import ImageError, decode_image
+from clipsift_common.machine import Machine, _join
+from clipsift_common.progress import Progress, format_duration
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(ZeroDivisionError), atomic_path(path) as temporary:
+        temporary.write_text(f"half {1 / 0}")
+    assert read_json(path) == {"a": 1}
+    assert os.listdir(tmp_path) == ["x.json"]
+
+
+def test_nan_is_no_json_and_damaged_json_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "x.json", float("nan"))
+    (tmp_path / "y.json").write_text("{")
+    with pytest.raises(ClipsiftError, match=r"y\.json"):
+        read_json(tmp_path / "y.json")
+
+
+def test_fingerprints_ignore_the_order_of_keys_only() -> None:
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1}) != fingerprint({"a": 2, "b": 1})
+
+
+def test_images_are_bounded_whole_and_of_known_formats() -> None:
+    assert decode_image(picture(0, format="PNG", mode="P")).mode == "RGB"
+    assert decode_image(picture(0, mode="CMYK")).mode == "RGB"
+    bomb = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(bomb, "PNG")
+    for data, cause in (
+        (bomb.getvalue(), "image_too_large"),
+        (picture(0)[:200], "broken_image"),
+        (picture(0, format="GIF"), "broken_image"),
+        (picture(0, format="TIFF"), "broken_image"),
+        (b"not an image", "broken_image"),
+        (b"", "broken_image"),
+    ):
+        with pytest.raises(ImageError) as caught:
+            decode_image(data)
+        assert caught.value.cause == cause
+
+
+def test_reports_add_up_and_have_a_limit() -> None:
+    report, other = DataReport(), DataReport()
+    report.samples, other.samples = 900, 100
+    report.lose("broken_image", "0001", "a", "why")
+    other.lose("missing_caption", "0002", "b", count=9)
+    other.ignore("pkl member", "0002", "c.pkl")
+    report.merge(other.as_dict())
+    assert (report.samples, report.num_lost, report.loss) == (1000, 10, 0.01)
+    report.check(0.01)
+    with pytest.raises(ClipsiftError, match=r"10 of 1000 samples lost \(1\.00%; missing_caption 9, broken_image 1\)"):
+        report.check(0.009)
+    assert DataReport.from_dict(report.as_dict()).as_dict() == report.as_dict()
+
+
+def test_progress_shows_rate_eta_and_notes(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("embed", 100, "pairs") as progress:
+        progress.resume(40)
+        progress.advance(60, skipped=3)
+    line = capsys.readouterr().err.strip()
+    assert line.startswith("embed: 100/100 (100%) | ")
+    assert "pairs/s" in line
+    assert line.endswith("skipped 3")
+    assert (format_duration(59.6), format_duration(3725)) == ("1:00", "1:02:05")
+
+
+TORCHRUN = {"WORLD_SIZE": "4", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+SRUN = {"SLURM_NTASKS": "16", "SLURM_NNODES": "2", "SLURM_PROCID": "3", "SLURM_JOB_NAME": "train"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "machine", "expected"),
+    [
+        ({}, Machine(devices=2), (2, 1)),
+        (TORCHRUN, Machine(), (2, 2)),
+        (TORCHRUN, Machine(devices=2, num_nodes=2), (2, 2)),
+        (SRUN, Machine(), (8, 2)),
+        (SRUN, Machine(devices=8, num_nodes=2), (8, 2)),
+        ({**SRUN, "SLURM_JOB_NAME": "bash"}, Machine(devices=1), (1, 1)),
+    ],
+)
+def test_a_launch_fills_in_the_machine(environment: dict, machine: Machine, expected: tuple[int, int]) -> None:
+    joined = _join(machine, environment)
+    assert (joined.devices, joined.num_nodes) == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "machine", "words"),
+    [
+        (TORCHRUN, Machine(devices=1), "4 processes, but trainer.devices x trainer.num_nodes is 1"),
+        (TORCHRUN, Machine(devices=4, num_nodes=2), "is 8"),
+        (TORCHRUN, Machine(num_nodes=4), "2 nodes"),
+        (SRUN, Machine(devices=8), "16 processes"),
+        ({"LT_PRECISION": "bf16-mixed"}, Machine(), "--trainer.precision bf16-mixed"),
+    ],
+)
+def test_a_launch_that_contradicts_the_settings_is_refused(environment: dict, machine: Machine, words: str) -> None:
+    with pytest.raises(ClipsiftError, match=words):
+        _join(machine, environment)

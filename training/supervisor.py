@@ -1,0 +1,181 @@
+"""What watches over a run: checkpoints, signals and lost samples, agreed on by all ranks."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed as dist
+
+from clipsift_common.data_report import DataReport
+from clipsift_common.distributed import gather_objects
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.files import write_json
+from training.checkpoints import CHECKPOINT_NAME, AtomicCheckpointIO, stamp_settings
+from training.loader import GlobalBatchLoader
+
+logger = logging.getLogger("clipsift")
+
+REQUEUE_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: not a failure, try again
+MIN_SAMPLES_TO_JUDGE = 100  # before that, one broken image may look like a broken pool
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class Interrupted(SystemExit):
+    """Training was told to stop, has saved, and the same command goes on; ends the program with exit status 75."""
+
+    def __init__(self, step: int, total_steps: int) -> None:
+        super().__init__(REQUEUE_EXIT_CODE)
+        self.step, self.total_steps = step, total_steps
+
+    def __str__(self) -> str:
+        return f"stopped by a signal after step {self.step} of {self.total_steps}; the same command goes on from there"
+
+
+class Supervisor(L.Callback):
+    """Keeps the ranks together: they save, stop and fail at the same step, or not at all.
+
+    Once per step, when every rank has its batch, the ranks add up a few numbers (on the CPU, so a GPU is not waited
+    for): was a signal received, is it time to save, could a shard not be read, how many samples were lost. Whatever
+    follows is then decided by the same numbers everywhere.
+
+    Args:
+        folder: ``<out>/training``; gets ``last.ckpt`` and ``data_report.json``.
+        settings: plain values that make up the experiment; a checkpoint remembers them.
+        max_loss: share of lost samples above which the run stops, in [0, 1].
+        every_steps: save after so many steps.
+        every_minutes: and after so many minutes since the last time.
+    """
+
+    def __init__(
+        self, folder: Path, settings: dict[str, Any], max_loss: float, every_steps: int, every_minutes: float
+    ) -> None:
+        self.folder, self.settings, self.max_loss = folder, settings, max_loss
+        self.every_steps, self.every_minutes = every_steps, every_minutes
+        self.interrupted = False
+        self.report = DataReport()  # of all ranks, as of the last checkpoint
+        self.seconds = 0.0  # of training, over all starts, as of the last checkpoint
+        self._earlier: tuple[DataReport, float] = (DataReport(), 0.0)  # from before this start
+        self._signalled = self._save_asked = self._stop_asked = False
+        self._handlers: dict[signal.Signals, Any] = {}
+        self._group: dist.ProcessGroup | None = None
+
+    # What a checkpoint holds of this callback.
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"report": self.report.as_dict(), "seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._earlier = DataReport.from_dict(state["report"]), state["seconds"]
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        stamp_settings(checkpoint, self.settings)
+
+    @property
+    def lost_earlier(self) -> int:
+        """Samples lost before this start."""
+        return self._earlier[0].num_lost
+
+    # The run.
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.world_size > 1 and dist.get_backend() != "gloo":
+            self._group = dist.new_group(backend="gloo")  # type: ignore[assignment]
+        self._compare_loaders(trainer)
+        self._start = self._saved = time.monotonic()
+        # Lightning's own handlers, set by now, start a collective inside the handler and stop without saving.
+        self._handlers = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        report = _loader(trainer).report
+        is_time = trainer.is_global_zero and time.monotonic() - self._saved >= 60 * self.every_minutes
+        failed, stop, save, lost, samples = self.sum_over_ranks(
+            trainer,
+            ["error" in batch, self._signalled, is_time, report.num_lost, report.samples],
+        )
+        self._stop_asked, self._save_asked = stop > 0, save > 0
+        if failed:
+            errors = _gather(trainer, batch.get("error"))
+            raise ClipsiftError(next(error for error in errors if error))
+        lost, samples = lost + self._earlier[0].num_lost, samples + self._earlier[0].samples
+        is_last = batch_idx + 1 == trainer.num_training_batches
+        if lost > self.max_loss * samples and (is_last or samples >= MIN_SAMPLES_TO_JUDGE):
+            self._update_report(trainer)
+            self.report.check(self.max_loss)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = batch_idx + 1
+        is_last = step == trainer.num_training_batches
+        if is_last or self._save_asked or self._stop_asked or step % self.every_steps == 0:
+            self._save(trainer)
+        if self._stop_asked and not is_last:
+            self.interrupted = trainer.should_stop = True
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._restore_handlers()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._restore_handlers()
+
+    def sum_over_ranks(self, trainer: L.Trainer, values: list[Any]) -> list[float]:
+        """Sums of numbers (counts and flags; exact up to 2^53), on every rank."""
+        totals = torch.tensor([float(value) for value in values], dtype=torch.float64)
+        if trainer.world_size > 1:
+            dist.all_reduce(totals, group=self._group)
+        return totals.tolist()
+
+    def _compare_loaders(self, trainer: L.Trainer) -> None:
+        loader = _loader(trainer)
+        seen = _gather(trainer, [loader.total_steps, loader.step, loader.order])
+        if any(other != seen[0] for other in seen):
+            raise ClipsiftError(
+                "the ranks see different data (samples, number of steps or place in the run): "
+                "is the pool, the subset or the run directory another one on some node?"
+            )
+
+    def _save(self, trainer: L.Trainer) -> None:
+        self._update_report(trainer)
+        self.seconds = self._earlier[1] + time.monotonic() - self._start
+        trainer.save_checkpoint(self.folder / CHECKPOINT_NAME)
+        self._saved = time.monotonic()
+        writer = trainer.strategy.checkpoint_io
+        if error := _gather(trainer, writer.error if isinstance(writer, AtomicCheckpointIO) else None)[0]:
+            raise ClipsiftError(error)
+
+    def _update_report(self, trainer: L.Trainer) -> None:
+        self.report = DataReport().merge(self._earlier[0])
+        for part in _gather(trainer, _loader(trainer).report.as_dict()):
+            self.report.merge(part)
+        if trainer.is_global_zero:
+            datamodule: Any = getattr(trainer, "datamodule")  # noqa: B009 - Lightning does not declare it
+            everything = datamodule.earlier_losses().merge(self.report).as_dict()
+            write_json(self.folder / "data_report.json", everything | {"training": self.report.as_dict()})
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signalled = True
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+
+def _loader(trainer: L.Trainer) -> GlobalBatchLoader:
+    loader = trainer.train_dataloader
+    assert isinstance(loader, GlobalBatchLoader)
+    return loader
+
+
+def _gather(trainer: L.Trainer, value: Any) -> list[Any]:
+    """Every rank's value; this process's alone for a Trainer that runs alone, whatever process group exists."""
+    return gather_objects(value) if trainer.world_size > 1 else [value]
