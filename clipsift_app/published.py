@@ -13,7 +13,7 @@ from clipsift_common.errors import ClipsiftError
 
 STATUSES = ("verified", "second_hand", "recalled")  # from the surest to the least sure
 
-# Column of published.yaml -> its name here, and the group of evaluation/groups.py that it is the mean of.
+# Column of published.yaml -> its name here, and the group of evaluation/kinds/groups.py that it is the mean of.
 COLUMNS = {
     "imagenet": "ImageNet",
     "shifts": "ImageNet dist. shifts",

@@ -1,98 +1,117 @@
-"""The order of samples: each once per pass, the same whoever asks, and a good shuffle."""
+"""Windows of shards and weights: every sample once per pass, a pure function, and how good a shuffle it is."""
 
 from __future__ import annotations
 
-from collections import Counter
-from itertools import permutations
-
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from training.permutation import draw, hash64, places_at, replacement, rows_at
+from training.order import SampleOrder
 
 
-def chi_squared(counts: list[int]) -> float:
-    """In standard deviations of the chi-squared distribution from its mean."""
-    expected, free = sum(counts) / len(counts), len(counts) - 1
-    return (sum((count - expected) ** 2 for count in counts) / expected - free) / (2 * free) ** 0.5
+def make(counts: list[int], **changes) -> SampleOrder:
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    options = {"global_batch": 64, "seed": 3, "sampling": "shuffled", "starts": starts} | changes
+    return SampleOrder(rows=np.arange(starts[-1]), **options)
 
 
-@given(st.integers(1, 3000), st.integers(0, 2**63), st.integers(0, 50))
-@settings(max_examples=60, deadline=None)
-def test_a_pass_holds_every_row_once(num_rows, seed, number):
-    places = np.arange(number * num_rows, (number + 1) * num_rows)
-    assert np.array_equal(np.sort(draw(places, num_rows, seed, "shuffled")), np.arange(num_rows))
+def shard_of(order: SampleOrder, rows: np.ndarray) -> np.ndarray:
+    return np.searchsorted(order.starts, rows, "right") - 1
+
+
+@pytest.mark.parametrize("counts", [[5], [1, 1, 1], [40, 7, 23, 1, 90, 12, 33], [100] * 10])
+@pytest.mark.parametrize("window", [1, 3, 20])
+def test_a_pass_holds_every_sample_once(counts, window):
+    order, num_rows = make(counts, window=window), sum(counts)
+    for number in (0, 1, 5):
+        rows = order.at(np.arange(number * num_rows, (number + 1) * num_rows))
+        assert np.array_equal(np.sort(rows), np.arange(num_rows))
+        # A window's shards are read to their end before the next window's.
+        in_turn = list(dict.fromkeys((shard_of(order, rows)).tolist()))
+        assert sorted(in_turn) == list(range(len(counts)))
 
 
 @pytest.mark.parametrize("sampling", ["shuffled", "resampled"])
-def test_batches_run_on_across_passes(sampling):
-    whole = draw(np.arange(10 * 64), 23, 5, sampling)
-    steps = [rows_at(step, 23, 64, 5, sampling) for step in range(10)]  # a batch holds nearly three passes
-    assert np.array_equal(np.concatenate(steps), whole)
-    halves = np.concatenate([rows_at(step, 23, 32, 5, sampling) for step in range(20)])
-    assert np.array_equal(halves, whole)
-    assert np.array_equal(draw(places_at(3, 64)[16:32], 23, 5, sampling), steps[3][16:32])  # a rank's share
+def test_any_part_of_the_sequence_is_the_same_alone(sampling):
+    options = {"sampling": sampling, "window": 3}
+    whole = make([40, 7, 23, 1, 90, 12, 33], **options).at(np.arange(900))
+    for start, stop in ((0, 1), (100, 164), (205, 207), (640, 900)):  # a pass is 206
+        assert np.array_equal(make([40, 7, 23, 1, 90, 12, 33], **options).at(np.arange(start, stop)), whole[start:stop])
+    assert not np.array_equal(make([40, 7, 23, 1, 90, 12, 33], **options, seed=4).at(np.arange(900)), whole)
 
 
 def test_it_never_changes():
     # A changed order would make every old checkpoint resume on other data.
-    assert rows_at(2, 1000, 5, 42, "shuffled").tolist() == [965, 725, 468, 72, 728]
-    assert rows_at(2, 1000, 5, 42, "resampled").tolist() == [490, 198, 495, 267, 708]
-    assert replacement(17, 1, 1000, 42) == 750
+    assert make([30] * 9, window=2).at(np.arange(100, 105)).tolist() == [57, 47, 186, 54, 33]
+    assert make([30] * 9, window=2, sampling="resampled").at(np.arange(5)).tolist() == [167, 151, 169, 143, 123]
 
 
-def test_all_orders_of_four_are_equally_likely():
-    seen = Counter(tuple(draw(np.arange(4), 4, seed, "shuffled").tolist()) for seed in range(4800))
-    assert abs(chi_squared([seen[order] for order in permutations(range(4))])) < 4
+def test_a_sample_may_come_anywhere_in_a_pass():
+    places = np.concatenate(
+        [np.argmax(make([20] * 12, window=3, seed=seed).at(np.arange(240)) == 77) for seed in range(600)], axis=None
+    )
+    counts = np.bincount(places // 20, minlength=12)
+    assert abs(((counts - 50) ** 2 / 50).sum() - 11) / 22**0.5 < 4
 
 
-@pytest.mark.parametrize("num_rows", [5, 24, 97])
-def test_every_place_is_equally_likely(num_rows):
-    orders = np.stack([draw(np.arange(num_rows), num_rows, seed, "shuffled") for seed in range(60 * num_rows)])
-    for place in (0, num_rows // 2, num_rows - 1):
-        assert abs(chi_squared(np.bincount(orders[:, place], minlength=num_rows).tolist())) < 4
-    # What follows row 0 is any other row.
-    first = np.argmax(orders == 0, axis=1)
-    inside = first < num_rows - 1
-    after = orders[inside, first[inside] + 1]
-    assert abs(chi_squared(np.bincount(after, minlength=num_rows)[1:].tolist())) < 4
+def test_what_a_window_costs():
+    """As the docstring says: batches are of W shards; two samples of a shard meet S / W times as often as by chance."""
+    shards, per_shard, batch = 60, 100, 50
+    num_rows = shards * per_shard
+    meetings = {}
+    for window in (0, 4, 16, 60):
+        pairs = []
+        for seed in range(12):
+            order = make([per_shard] * shards, window=window, seed=seed)
+            mine = shard_of(order, order.at(np.arange(num_rows))).reshape(-1, batch)
+            assert all(len(np.unique(shard)) <= 2 * (window or shards) for shard in mine)
+            same = sum((np.bincount(shard, minlength=shards) ** 2).sum() - batch for shard in mine)
+            pairs.append(same / (len(mine) * batch * (batch - 1)))
+        meetings[window] = np.mean(pairs) * (num_rows - 1) / (per_shard - 1)  # 1: as chance has it
+    assert meetings[0] == pytest.approx(1, rel=0.03)
+    assert meetings[60] == pytest.approx(1, rel=0.03)
+    assert meetings[16] == pytest.approx(60 / 16, rel=0.1)  # the last window is smaller, the ratio a little higher
+    assert meetings[4] == pytest.approx(60 / 4, rel=0.05)
+    # Within a window nothing of the order in the pool is left, nor of one pass in the next.
+    order = make([per_shard] * shards, window=4)
+    first, second = (order.at(np.arange(p * num_rows, (p + 1) * num_rows)) for p in (0, 1))
+    assert (np.diff(first) == 1).mean() < 4 / (4 * per_shard)
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.4  # 15 windows only: the coarse order is that random
+    assert (first == second).mean() < 0.01
 
 
-def test_neighbours_in_the_pool_are_strangers_in_a_batch():
-    num_rows, batch = 100_000, 1000
-    order = draw(np.arange(num_rows), num_rows, 7, "shuffled")
-    assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 4 / num_rows**0.5
-    # 100 shards of 1000: each batch takes from all of them, as if drawn without order.
-    shares = [np.bincount(order[start : start + batch] // 1000, minlength=100) for start in range(0, num_rows, batch)]
-    assert abs(chi_squared(np.concatenate(shares).tolist())) < 4
-    gaps = np.abs(np.diff(order))
-    assert abs((gaps < 100).mean() - 2 * 100 / num_rows) < 4 * (2 * 100 / num_rows / num_rows) ** 0.5
+@pytest.mark.parametrize("window", [0, 3])
+def test_weights_are_shares_of_the_draws(window):
+    counts, weights = [50, 100, 10, 200], np.array([2.0, 1.0, 0.0, 0.5])
+    order = make(counts, sampling="resampled", weights=weights, window=window)
+    drawn = order.at(np.arange(400_000))
+    shares = np.bincount(shard_of(order, drawn), minlength=4) / len(drawn)
+    assert shares == pytest.approx(np.array(counts) * weights / 300, abs=0.03 if window else 0.004)
+    inside = np.bincount(drawn[drawn < 50], minlength=50)
+    assert inside.min() > 0.8 * inside.mean()
+    replaced = [order.instead(place, attempt) for place in range(300) for attempt in (1, 2)]
+    assert not any(150 <= row < 160 for row in replaced)  # weight 0
 
 
-def test_passes_and_seeds_differ():
-    num_rows = 10_000
-    first, second = (draw(np.arange(p * num_rows, (p + 1) * num_rows), num_rows, 0, "shuffled") for p in (0, 1))
-    other = draw(np.arange(num_rows), num_rows, 1, "shuffled")
-    for one, two in ((first, second), (first, other)):
-        assert (one == two).sum() < 10  # 1 is expected
-        assert abs(np.corrcoef(one, two)[0, 1]) < 4 / num_rows**0.5
+def test_weighted_windows_read_few_shards_at_a_time():
+    order = make([100] * 20, sampling="resampled", window=4)
+    rows = order.at(np.arange(4000)).reshape(10, 400)
+    assert all(len(np.unique(shard_of(order, part))) <= 4 for part in rows)
 
 
-def test_a_billion_rows_need_no_memory():
-    num_rows = 1_280_000_003
-    rows = draw(np.arange(3 * num_rows - 50_000, 3 * num_rows + 50_000), num_rows, 0, "shuffled")
-    assert rows.min() >= 0
-    assert rows.max() < num_rows
-    assert len(np.unique(rows[:50_000])) == len(np.unique(rows[50_000:])) == 50_000
-    assert abs(chi_squared(np.bincount(rows * 100 // num_rows, minlength=100).tolist())) < 4
+def test_multiplicities_count_as_samples():
+    order = SampleOrder(np.array([0, 0, 0, 1, 2]), 8, 0, "resampled", np.array([0, 4, 5]), weights=np.array([1.0, 4.0]))
+    shares = np.bincount(order.at(np.arange(40_000)), minlength=3) / 40_000
+    assert shares == pytest.approx([3 / 8, 1 / 8, 4 / 8], abs=0.02)
 
 
-def test_resampled_draws_with_replacement():
-    counts = np.bincount(draw(np.arange(50_000), 500, 0, "resampled"), minlength=500)
-    assert abs(chi_squared(counts.tolist())) < 4  # uniform, and as uneven as chance is
-
-
-def test_hash_takes_any_seed():
-    assert len({int(hash64(seed, 1)) for seed in (0, 1, -1, 2**64 - 2, 2**40)}) == 5
+def test_replacements_and_fetching_stay_in_the_window():
+    order = make([40, 7, 23, 1, 90, 12, 33], window=2)
+    for place in range(0, 412, 5):
+        number, rows = order.ahead_of(place)
+        ahead = shard_of(order, np.array(rows)).tolist()
+        assert len(ahead) == len(set(ahead)) <= 4
+        assert shard_of(order, order.at(np.array([place])))[0] in ahead[:2]
+        assert {shard_of(order, np.array([order.instead(place, attempt)]))[0] for attempt in range(1, 9)} <= set(
+            ahead[:2]
+        )
+        assert number == order.ahead_of(place)[0]
