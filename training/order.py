@@ -24,8 +24,8 @@ class SampleOrder:
     """What fixes the sequence of samples.
 
     ``window`` 0 is a shuffle over everything (:func:`training.permutation.draw`). ``window`` W > 0 reads W shards at a
-    time: each pass puts the shards in a new order, cuts them into windows of W, and shuffles the samples of a window among
-    themselves. Every sample still comes once per pass and may come anywhere in it, and the passes are independent; but
+    time: each pass puts the shards in a new order, cuts them into windows of W, and shuffles the samples of a window
+    among themselves. Every sample still comes once per pass and may come anywhere in it, and the passes are independent; but
     a batch holds samples of W shards only (of 2 W, where a window ends), and the samples of a shard stay within one
     window. How good a shuffle that is, is a matter of W: two samples of one shard meet in a batch S / W times as often
     as chance among S shards would have it. If the pool's own order means nothing (web pools are shuffled), nothing is

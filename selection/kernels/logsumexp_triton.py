@@ -3,7 +3,8 @@
 Every program multiplies one tile of ``a`` with one of ``b`` (fp16 or bf16 in, float32 accumulation), takes one
 exponential per element against the fixed offset that :mod:`selection.kernels.logsumexp` explains, and adds the tile up
 both ways. The tiles' partial sums are written, not added atomically, and summed in order, so that a result is the same
-each time. Written without a GPU at hand: its values are checked in Triton's interpreter on the CPU, its speed is not known.
+each time. Written without a GPU at hand: its values are checked in Triton's interpreter on the CPU, its speed
+is not known.
 """
 
 from __future__ import annotations

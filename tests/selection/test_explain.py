@@ -9,7 +9,6 @@ import pytest
 
 from clipsift_common.errors import ClipsiftError
 from selection.recipe.explain import explain, format_explanation
-from selection.recipe.parsed import ParsedRecipe
 from selection.runner import Recipe
 from selection.uids import parse_uids, uid_column
 
@@ -78,7 +77,7 @@ def test_a_combination_has_no_score_of_its_own_to_show(tmp_path: Path) -> None:
     columns |= {name: pa.array(values) for name, values in SCORES.items()}
     pq.write_table(pa.table(columns), folder / "a.parquet")
     parts = [{"score": "metadata_column", "column": name, "name": name} for name in SCORES]
-    recipe = ParsedRecipe.parse([{"score": "rank_sum", "of": parts, "keep": 0.5}])
+    recipe = Recipe([{"score": "rank_sum", "of": parts, "keep": 0.5}])
     recipe.run(str(folder), out=tmp_path / "run")
     told = explain(tmp_path / "run", uid(4))
     assert told.scores == []

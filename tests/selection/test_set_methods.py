@@ -189,7 +189,7 @@ CLIP = {"score": "metadata_column", "column": "clip_l14_similarity_score", "keep
 def test_vas_d_chooses_the_reference_uids(
     bundle: Bundle, tmp_path: Path, first: list[dict[str, Any]], steps: int, expected: str
 ) -> None:
-    recipe = ParsedRecipe.parse([*first, {"method": "vas_d", "keep": 0.3, "steps": steps}])
+    recipe = Recipe([*first, {"method": "vas_d", "keep": 0.3, "steps": steps}])
     subset = recipe.run(str(bundle.folder / "pool"), "l14", tmp_path)
     assert np.array_equal(subset.uids, bundle.array(f"golden/sets/{expected}.npy"))
     about = read_json(tmp_path / "selection" / "subset.json")
