@@ -15,10 +15,10 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else this folder would hide the packages
 
+from clipsift_app.config_files import CONFIGS
 from clipsift_app.costs import ASSUMED_SPEED, tower_flops, training_flops
 from clipsift_app.doctor.disk import num_parameters
 from clipsift_app.doctor.finding import size
-from clipsift_app.settings import REPOSITORY
 from evaluation.tasks import TASKS
 from selection.pool.scan import ROW_DTYPE
 
@@ -31,7 +31,7 @@ UID_BYTES = 36  # in a parquet file
 
 
 def config(scale: str) -> dict[str, Any]:
-    return yaml.safe_load((REPOSITORY / "configs" / "scale" / f"{scale}.yaml").read_text())
+    return yaml.safe_load((CONFIGS / "scale" / f"{scale}.yaml").read_text())
 
 
 def train(scale: str) -> float:

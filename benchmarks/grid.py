@@ -21,15 +21,15 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else this folder would hide the packages
 
 from benchmarks.measure import describe_machine
+from clipsift_app.config_files import CONFIGS
 from clipsift_app.demo.data import make_demo_data
-from clipsift_app.demo.run import CONFIGS, RECIPES, SIZES
-from clipsift_app.settings import REPOSITORY
+from clipsift_app.demo.run import RECIPES, SIZES
 
 
 def reproduce(arguments: list[str]) -> np.ndarray:
     """Seconds that the program takes: by the clock, and of all processors."""
     start, used = time.perf_counter(), _processor_seconds()
-    subprocess.run([sys.executable, str(REPOSITORY / "clipsift.py"), "reproduce", *arguments], check=True)
+    subprocess.run([sys.executable, "-m", "clipsift", "reproduce", *arguments], check=True)
     return np.array([time.perf_counter() - start, _processor_seconds() - used])
 
 
@@ -51,11 +51,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         make_demo_data(folder / "data", 0, **SIZES[options.size])
-        base = [f"--config={CONFIGS / 'base.yaml'}", f"--data.samples_seen={options.samples_seen}"]
+        base = [f"--config={CONFIGS / 'demo/base.yaml'}", f"--data.samples_seen={options.samples_seen}"]
         base += [f"--selection.teacher.train.samples_seen={options.teacher_samples}"]
         base += ["--trainer.accelerator=cpu", f"--trainer.devices={options.devices}", f"--pool={folder / 'data/pool'}"]
         base += [f"--trusted={folder / 'data/trusted'}", f"--eval={folder / 'data/eval'}"]
-        recipes = [str(CONFIGS / f"{recipe}.yaml") for recipe in RECIPES]
+        recipes = [str(CONFIGS / "demo" / f"{recipe}.yaml") for recipe in RECIPES]
         seeds = [str(seed) for seed in range(options.seeds)]
         lists = ["--recipes", *recipes, "--seeds", *seeds]
         together = reproduce([*base, f"--out={folder / 'grid'}", *lists])

@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else this file w
 from benchmarks.measure import describe_machine
 from clipsift_app.demo.data import make_demo_data
 from clipsift_app.demo.run import CONFIGS, SIZES
-from clipsift_app.settings import RunSettings, parse_run
+from clipsift_app.parsing import parse_run
+from clipsift_app.settings import RunSettings
 from clipsift_app.stages import run_evaluate, run_fit, run_select
 from clipsift_common.clip import load_clip
 from clipsift_common.files import read_json

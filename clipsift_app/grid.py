@@ -11,11 +11,11 @@ from pathlib import Path
 import yaml
 
 from clipsift_app.includes import with_includes
+from clipsift_app.parsing import parse_run
 from clipsift_app.provenance import begin
 from clipsift_app.report.comparison import build_comparison_page
 from clipsift_app.report.rows import compare
 from clipsift_app.report.tables import format_comparison
-from clipsift_app.settings import parse_run
 from clipsift_app.stages import open_index, reproduce
 from clipsift_common.distributed import barrier, rank
 from clipsift_common.errors import ClipsiftError
@@ -112,12 +112,11 @@ def _cells(recipes: list[str], seeds: list[str], rest: list[str]) -> list[Cell]:
     named = {_name(path): [f"--config={path}"] for path in recipes} if recipes else {base.name: []}
     if len(named) < len(recipes):
         raise ClipsiftError("recipes: two of them have one name; set name in one of the files")
-    cache = base.cli.config.cache or base.out / "cache"
     cells = []
     for seed in dict.fromkeys(int(word) for word in seeds or [str(base.seed)]):
         for name, config in named.items():
             folder = base.out / name / f"seed{seed}"
-            own = [f"--name={name}", f"--seed_everything={seed}", f"--out={folder}", f"--cache={cache}"]
+            own = [f"--name={name}", f"--seed_everything={seed}", f"--out={folder}", f"--cache={base.cache}"]
             cells.append(Cell(name, seed, [*configs, *config, *others, *own]))
     return cells
 

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import yaml
 
+from clipsift_app.config_files import find_config
 from clipsift_common.errors import ClipsiftError
 
 
 def with_includes(arguments: list[str]) -> list[str]:
     """Command-line arguments in which each ``--config FILE`` comes after the files that it includes.
 
-    Their paths are relative to the file that names them; its own keys win over theirs.
+    ``FILE`` is found by :func:`clipsift_app.config_files.find_config`, and so are the files it includes, from its own
+    folder; its own keys win over theirs.
 
     Raises:
         ClipsiftError: for a file that includes itself, or one that does not exist.
@@ -24,14 +26,15 @@ def with_includes(arguments: list[str]) -> list[str]:
         if path is None or (path == word and word != "--config"):
             found.append(word)
         else:
-            found += [f"--config={file}" for file in _files(Path(path), ())]
+            found += [f"--config={file}" for file in _files(path, Path.cwd(), ())]
     return found
 
 
-def _files(path: Path, parents: tuple[Path, ...]) -> list[Path]:
-    if not path.is_file():
-        where = f" ({parents[-1]} includes it)" if parents else ""
-        raise ClipsiftError(f"config: {path} does not exist{where}")
+def _files(name: str, folder: Path, parents: tuple[Path, ...]) -> list[Path]:
+    path = find_config(name, folder)
+    if path is None:
+        where = f" ({parents[-1]} includes it)" if parents else "; clipsift configs lists those that come with it"
+        raise ClipsiftError(f"config: {name} does not exist{where}")
     if path.resolve() in parents:
         raise ClipsiftError(f"config: {path} includes itself")
     try:
@@ -40,4 +43,4 @@ def _files(path: Path, parents: tuple[Path, ...]) -> list[Path]:
         raise ClipsiftError(f"config: {path} is not YAML ({' '.join(str(error).split())})") from error
     included = values.get("include") if isinstance(values, dict) else None
     parents = (*parents, path.resolve())
-    return [file for name in included or [] for file in _files(path.parent / name, parents)] + [path]
+    return [file for part in included or [] for file in _files(str(part), path.parent, parents)] + [path]

@@ -11,7 +11,8 @@ from typing import Any
 import lightning as L
 
 from clipsift_app.report import build_report
-from clipsift_app.settings import Evaluation, RunSettings, make_trainer_options
+from clipsift_app.run_cli import make_trainer_options
+from clipsift_app.settings import Evaluation, RunSettings
 from clipsift_app.validation import Validate
 from clipsift_common.clip import LoadedCLIP, load_clip
 from clipsift_common.distributed import barrier, broadcast_object, rank

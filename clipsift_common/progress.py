@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from rich.console import Console
 
-from clipsift_common.distributed import rank
+from clipsift_common.distributed import barrier, rank
 
 T = TypeVar("T")
 
@@ -29,6 +29,13 @@ def format_duration(seconds: float) -> str:
 def make_console() -> Console:
     """Where tables are printed: as wide as the terminal, or as a table needs when the output is a file."""
     return Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH)
+
+
+def say(text: str) -> None:
+    """Print on rank 0, when all ranks are here."""
+    if rank() == 0:
+        print(text)
+    barrier()
 
 
 def format_count(value: float) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clipsift import VERBS
+from clipsift_app.verbs import VERBS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]

@@ -30,6 +30,42 @@ logger = logging.getLogger("clipsift")
 REMOTE_WINDOW = 16  # shards
 
 
+NUMBERS = ("samples_seen", "global_batch", "workers", "sampling", "max_loss", "weights", "shuffle_window")
+
+
+def check_numbers(
+    samples_seen: int,
+    global_batch: int,
+    workers: int,
+    sampling: Sampling,
+    max_loss: float,
+    weights: dict[str, float] | None,
+    shuffle_window: int | None,
+) -> None:
+    """Refuse settings of :class:`PoolDataModule` (those of :data:`NUMBERS`) that are out of range or contradict."""
+    for name, value, least in (
+        ("samples_seen", samples_seen, 1),
+        ("global_batch", global_batch, 1),
+        ("workers", workers, 0),
+        ("shuffle_window", shuffle_window or 0, 0),
+    ):
+        if value < least:
+            raise ClipsiftError(f"{name}: {value} is below {least}")
+    if not 0 <= max_loss <= 1:
+        raise ClipsiftError(f"max_loss: {max_loss} is not in [0, 1]")
+    if weights and sampling != "resampled":
+        raise ClipsiftError("data.weights: need data.sampling resampled; a shuffled pass has every sample once")
+
+
+def check_world(global_batch: int, num_ranks: int) -> None:
+    """Refuse a number of ranks that does not divide the global batch."""
+    if global_batch % num_ranks:
+        raise ClipsiftError(
+            f"global_batch: {num_ranks} ranks do not divide {global_batch}; "
+            "take another number of devices, or another global_batch (which makes it another experiment)"
+        )
+
+
 class PoolDataModule(L.LightningDataModule):
     """Kept samples of a pool as training batches, filtered on the fly.
 
@@ -99,34 +135,12 @@ class PoolDataModule(L.LightningDataModule):
         self.index: PoolIndex | None = None
         self.order: SampleOrder | None = None
         self._kept: Subset | None = None
-        self._check_settings()
+        check_numbers(samples_seen, global_batch, workers, sampling, max_loss, weights, shuffle_window)
 
     @property
     def total_steps(self) -> int:
         """Steps of the whole run: samples_seen / global_batch, rounded up."""
         return -(-self.samples_seen // self.global_batch)
-
-    def _check_settings(self) -> None:
-        for name, value, least in (
-            ("samples_seen", self.samples_seen, 1),
-            ("global_batch", self.global_batch, 1),
-            ("workers", self.workers, 0),
-            ("shuffle_window", self.shuffle_window or 0, 0),
-        ):
-            if value < least:
-                raise ClipsiftError(f"{name}: {value} is below {least}")
-        if not 0 <= self.max_loss <= 1:
-            raise ClipsiftError(f"max_loss: {self.max_loss} is not in [0, 1]")
-        if self.weights and self.sampling != "resampled":
-            raise ClipsiftError("data.weights: need data.sampling resampled; a shuffled pass has every sample once")
-
-    def check_world(self, num_ranks: int) -> None:
-        """Refuse a number of ranks that does not divide the global batch."""
-        if self.global_batch % num_ranks:
-            raise ClipsiftError(
-                f"global_batch: {num_ranks} ranks do not divide {self.global_batch}; "
-                "take another number of devices, or another global_batch (which makes it another experiment)"
-            )
 
     def kept(self) -> Subset:
         """The subset to train on: the file's, or the run's own, which is selected now if it was not before."""
@@ -153,7 +167,7 @@ class PoolDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         if self.order is not None:
             return
-        self.check_world(self.trainer.world_size if self.trainer else world_size())
+        check_world(self.global_batch, self.trainer.world_size if self.trainer else world_size())
         kept = self.kept()
         index = PoolIndex.build(Pool(self.pool), self.cache, self.workers, self.max_loss, self.shard_cache_gb)
         self.use(index, kept)
@@ -224,7 +238,7 @@ class PoolDataModule(L.LightningDataModule):
         assert self.order is not None
         trainer = self.trainer
         mine, ranks = (trainer.global_rank, trainer.world_size) if trainer else (rank(), world_size())
-        self.check_world(ranks)
+        check_world(self.global_batch, ranks)
         transform = TrainTransform(_image_size(self.model), self.seed, self.max_pixels, self.decode)
         dataset = StepDataset(self.index, self.order, transform, get_tokenizer(self.model), mine, ranks)
         on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"

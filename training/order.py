@@ -23,17 +23,17 @@ _PASSES_KEPT = 2  # orders of shards remembered
 class SampleOrder:
     """What fixes the sequence of samples.
 
-    ``window`` 0 is a shuffle over everything (:func:`training.permutation.draw`). ``window`` W > 0 reads W shards at a
-    time: each pass puts the shards in a new order, cuts them into windows of W, and shuffles the samples of a window
-    among themselves. Every sample still comes once per pass and may come anywhere in it, and the passes are independent; but
-    a batch holds samples of W shards only (of 2 W, where a window ends), and the samples of a shard stay within one
-    window. How good a shuffle that is, is a matter of W: two samples of one shard meet in a batch S / W times as often
-    as chance among S shards would have it. If the pool's own order means nothing (web pools are shuffled), nothing is
-    lost; if shards differ, by source or date, each batch has the mixture of W random ones.
-    ``tests/training/test_order.py`` measures both.
+    ``window`` 0 is a shuffle over everything (:func:`training.permutation.draw`). ``window`` W > 0 reads W shards
+    at a time: each pass puts the shards in a new order, cuts them into windows of W, and shuffles the samples of a
+    window among themselves. Every sample still comes once per pass and may come anywhere in it, and the passes are
+    independent; but a batch holds samples of W shards only (of 2 W, where a window ends), and the samples of a
+    shard stay within one window. How good a shuffle that is, is a matter of W: two samples of one shard meet in a
+    batch S / W times as often as chance among S shards would have it. If the pool's own order means nothing (web
+    pools are shuffled), nothing is lost; if shards differ, by source or date, each batch has the mixture of W
+    random ones. ``tests/training/test_order.py`` measures both.
 
-    ``resampled`` with a window draws W shards for as many places as W shards have samples on average, and the places
-    draw among these.
+    ``resampled`` with a window draws W shards for as many places as W shards have samples on average, and the
+    places draw among these.
 
     Args:
         rows: (m,) kept rows of the pool's index, in pool order.

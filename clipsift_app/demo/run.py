@@ -10,13 +10,13 @@ from typing import Literal
 
 from rich.table import Table
 
+from clipsift_app.config_files import CONFIGS
 from clipsift_app.demo.data import make_demo_data
 from clipsift_app.grid import Cell, run_cells
 from clipsift_app.report.comparison import build_comparison_page
 from clipsift_app.report.rows import compare
 from clipsift_app.report.tables import format_comparison
 from clipsift_app.report.truth import kind_shares
-from clipsift_app.settings import REPOSITORY
 from clipsift_app.stages import open_index
 from clipsift_common.distributed import barrier, rank
 from clipsift_common.errors import ClipsiftError
@@ -25,7 +25,6 @@ from clipsift_common.progress import format_duration, make_console
 
 logger = logging.getLogger("clipsift")
 
-CONFIGS = REPOSITORY / "configs" / "demo"
 RECIPES = ("none", "clip_score", "s_cliploss", "s_cliploss_normsim")
 
 # Pairs in the pool, trusted pairs, pictures per task; and what ``small`` changes in base.yaml: it shows that
@@ -78,7 +77,7 @@ def run_demo(settings: DemoSettings) -> None:
 def _arguments(folder: Path, recipe: str, seed: int, size: str) -> list[str]:
     """Of ``reproduce``: each seed has its own data, so its runs share a cache of their own."""
     data = folder / "data"
-    arguments = [f"--config={CONFIGS / 'base.yaml'}", f"--config={CONFIGS / f'{recipe}.yaml'}"]
+    arguments = [f"--config={CONFIGS}/demo/base.yaml", f"--config={CONFIGS}/demo/{recipe}.yaml"]
     arguments += [f"--pool={data / 'pool'}", f"--trusted={data / 'trusted'}", f"--eval={data / 'eval'}"]
     arguments += [f"--truth={data / 'truth.parquet'}", f"--out={folder / recipe}", f"--cache={folder / 'cache'}"]
     return [*arguments, f"--seed_everything={seed}", *(SMALL if size == "small" else ())]

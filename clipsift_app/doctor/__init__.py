@@ -17,7 +17,8 @@ from clipsift_app.doctor.launch import check_launch
 from clipsift_app.doctor.shards import check_ends, read_some
 from clipsift_app.doctor.step import Material, check_step, read_samples
 from clipsift_app.doctor.subsets import check_metadata, check_subsets
-from clipsift_app.settings import RunSettings, parse_run
+from clipsift_app.parsing import parse_run
+from clipsift_app.settings import RunSettings
 from clipsift_common.distributed import barrier, rank
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.progress import make_console

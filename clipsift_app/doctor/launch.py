@@ -7,14 +7,14 @@ from clipsift_app.settings import RunSettings
 from clipsift_common.distributed import world_size
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.machine import Machine, launch
-from training.data import PoolDataModule
+from training.data import check_world
 
 
 def check_launch(run: RunSettings) -> tuple[Finding, Machine | None]:
     """Start the processes as the run would; None when that cannot be."""
     try:
         machine = launch(run.machine)
-        PoolDataModule(**run.data).check_world(world_size())
+        check_world(run.data["global_batch"], world_size())
     except ClipsiftError as error:
         return Finding("launch", "fail", str(error), "start it with as many processes as the settings say"), None
     except Exception as error:  # whatever Lightning says of an accelerator that is not there

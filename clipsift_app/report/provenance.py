@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from clipsift_app.provenance import read_starts, versions
+from clipsift_app.provenance import read_starts
 from clipsift_app.report.run_data import RunData
+from clipsift_app.version import versions
 from clipsift_common.files import array_fingerprint
 
 

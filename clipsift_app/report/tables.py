@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -18,7 +18,8 @@ from clipsift_app.report.headline import IMAGENET
 from clipsift_app.report.rows import Row, Stat
 from clipsift_common.errors import ClipsiftError
 
-FORMATS = ("table", "markdown", "csv", "latex")
+Format = Literal["table", "markdown", "csv", "latex"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 _MAX_WIDTH = 400  # characters; no number is ever cut to fit a terminal
 _ABSENT = "\N{EN DASH}"
 _DOUBT = "\N{DAGGER}"  # behind a number that is not verified

@@ -18,10 +18,10 @@ import yaml
 from pools import picture, write_pool
 
 from benchmarks.costs import tables
-from clipsift import VERBS
 from clipsift_app.grid import is_grid
-from clipsift_app.settings import parse_run
-from clipsift_app.verbs import run_verb
+from clipsift_app.parsing import parse_run
+from clipsift_app.program import run_verb
+from clipsift_app.verbs import VERBS
 from selection.features.target_sets import target_sets
 
 REPOSITORY = Path(__file__).resolve().parents[2]

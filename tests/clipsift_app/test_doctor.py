@@ -19,8 +19,9 @@ import clipsift_app.doctor.step
 from clipsift_app.doctor.memory import StepMemory, num_blocks, saved_tensors
 from clipsift_app.doctor.shards import check_ends, read_some
 from clipsift_app.doctor.subsets import check_metadata, check_subsets
-from clipsift_app.settings import RunSettings, parse_run
-from clipsift_app.verbs import run_verb
+from clipsift_app.parsing import parse_run
+from clipsift_app.program import run_verb
+from clipsift_app.settings import RunSettings
 from clipsift_common.clip import create_clip
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool

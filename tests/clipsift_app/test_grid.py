@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from clipsift_app.grid import is_grid, run_grid
-from clipsift_app.verbs import run_verb
+from clipsift_app.program import run_verb
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import read_json
 

@@ -10,7 +10,7 @@ import pytest
 import tiny
 import yaml
 
-from clipsift_app.settings import parse_run
+from clipsift_app.parsing import parse_run
 from clipsift_app.stages import run_fit
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.machine import quiet_libraries

@@ -15,17 +15,18 @@ import tiny
 import yaml
 from pools import write_pool
 
+from clipsift_app.config_files import CONFIGS
 from clipsift_app.costs import node_hours, tower_flops, training_flops
 from clipsift_app.includes import with_includes
+from clipsift_app.parsing import parse_run
+from clipsift_app.program import run_verb
 from clipsift_app.published import STATUSES, check_row, publications, published
-from clipsift_app.settings import REPOSITORY, parse_run
-from clipsift_app.verbs import run_verb
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import read_json
 from selection.subset import Subset
 from selection.uids import format_uids, parse_uids
 
-ROWS = sorted((REPOSITORY / "configs" / "reproduce").glob("*.yaml"))
+ROWS = sorted((CONFIGS / "reproduce").glob("*.yaml"))
 NUM_ROWS = 52
 NUM_PAIRS, WIDTH = 60, 8
 # What makes a published recipe fit a pool of 60 pairs; fractions stay as they are.

@@ -9,11 +9,12 @@ import pytest
 import yaml
 from pools import write_pool
 
+from clipsift_app.config_files import CONFIGS
 from clipsift_app.includes import with_includes
-from clipsift_app.settings import REPOSITORY, parse_run
+from clipsift_app.parsing import parse_run
 from clipsift_common.errors import ClipsiftError
 
-CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
+FILES = sorted(CONFIGS.rglob("*.yaml"))
 # A config that is deleted by accident fails here.
 NUM_CONFIGS = {"demo": 5, "laptop.yaml": 1, "recipe": 20, "reproduce": 52, "scale": 7, "trainer": 4}
 
@@ -24,7 +25,7 @@ def base(tmp_path: Path) -> list[str]:
     write_pool(tmp_path / "pool", {"0": 2})
     (tmp_path / "eval").mkdir()
     return [
-        f"--config={REPOSITORY / 'configs/demo/base.yaml'}",
+        f"--config={CONFIGS / 'demo/base.yaml'}",
         f"--pool={tmp_path / 'pool'}",
         f"--trusted={tmp_path / 'pool'}",
         f"--eval={tmp_path / 'eval'}",
@@ -50,7 +51,7 @@ def test_a_saved_config_alone_gives_the_same_settings(
     run.save()
     monkeypatch.chdir("/")
     again = parse_run([f"--config={tmp_path / 'run/config.yaml'}"])
-    differing = [name for name in vars(run) if name != "cli" and getattr(run, name) != getattr(again, name)]
+    differing = [name for name in vars(run) if getattr(run, name) != getattr(again, name)]
     assert differing == []
     assert (again.seed, again.data["seed"], again.model["seed"]) == (5, 5, 5)
 
@@ -94,11 +95,11 @@ def test_a_missing_place_is_named(base: list[str], missing: str) -> None:
 
 
 def test_no_config_was_lost() -> None:
-    folders = [path.relative_to(REPOSITORY / "configs").parts[0] for path in CONFIGS]
+    folders = [path.relative_to(CONFIGS).parts[0] for path in FILES]
     assert Counter(folders) == NUM_CONFIGS
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(REPOSITORY / "configs")))
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_every_config_loads(base: list[str], path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     files = [Path(word.removeprefix("--config=")) for word in with_includes([f"--config={path}"])]

@@ -8,7 +8,7 @@ import pytest
 import tiny
 from pools import picture
 
-from clipsift_app.verbs import run_verb
+from clipsift_app.program import run_verb
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
 from selection.subset import Subset

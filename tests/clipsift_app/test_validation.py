@@ -12,8 +12,8 @@ import tiny
 import torch
 from torch import nn
 
+from clipsift_app.program import run_verb
 from clipsift_app.validation import Validate, Validation, _set_aside
-from clipsift_app.verbs import run_verb
 from clipsift_common.clip import load_clip
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import file_fingerprint

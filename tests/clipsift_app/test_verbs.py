@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 
-from clipsift import VERBS, main
-from clipsift_app.verbs import run_verb
+from clipsift import main
+from clipsift_app.program import run_verb
+from clipsift_app.verbs import VERBS
 from clipsift_common.files import read_json
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from clipsift_app.demo.data import make_demo_data
 from clipsift_app.demo.run import CONFIGS, SIZES
-from clipsift_app.settings import parse_run
+from clipsift_app.parsing import parse_run
 from clipsift_app.stages import run_evaluate, run_fit
 from clipsift_common.clip import load_clip
 from clipsift_common.machine import launch

@@ -1,0 +1,48 @@
+"""The verb ``embed``: a pool's features, in DataComp's metadata layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clipsift_app.verb_settings import parse_settings
+from clipsift_common.clip import load_clip
+from clipsift_common.machine import Machine, launch
+from clipsift_common.progress import say
+from selection.features.embed import embed
+from selection.pool.index import PoolIndex
+from selection.pool.location import Pool
+
+
+@dataclass
+class EmbedSettings:
+    """Which pool, with which model, to where. ``name`` prefixes the feature arrays: ``l14`` makes ``l14_img``."""
+
+    pool: str
+    model: str
+    pretrained: str | None
+    out: str
+    name: str
+    batch_size: int = 256
+    workers: int = 2
+    precision: str = "32-true"
+    max_loss: float = 0.01
+    trainer: Machine = field(default_factory=Machine)
+
+
+def run(arguments: list[str]) -> None:
+    settings = parse_settings(EmbedSettings, arguments)
+    pool = Pool(settings.pool)
+    clip = load_clip(settings.model, settings.pretrained)
+    machine = launch(settings.trainer)
+    out = Path(settings.out)
+    index = PoolIndex.build(pool, out / "cache", settings.workers, settings.max_loss)
+    how: dict[str, Any] = {
+        "batch_size": settings.batch_size,
+        "workers": settings.workers,
+        "precision": settings.precision,
+    }
+    files, report = embed(index, clip, out / "metadata", settings.name, machine, **how)
+    report.merge(index.report).check(settings.max_loss)
+    say(f"metadata: {len(files)} files in {out / 'metadata'}")

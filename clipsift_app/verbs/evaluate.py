@@ -1,0 +1,62 @@
+"""The verb ``evaluate``: a run or a model on DataComp's tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from clipsift_app.settings import Evaluation
+from clipsift_app.stages import run_evaluate
+from clipsift_app.verb_settings import parse_settings
+from clipsift_common.clip import load_clip
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.machine import Machine, launch
+from evaluation.data.download import download
+
+
+@dataclass
+class EvaluateSettings:
+    """What to evaluate (a run, or a model and its weights), on what, and where; ``download``: fetch the tasks first."""
+
+    data: str
+    download: bool = False
+    run: str | None = None
+    model: str | None = None
+    pretrained: str | None = None
+    out: str | None = None
+    tasks: str | None = None
+    rules: Literal["leaderboard", "corrected"] = "leaderboard"
+    precision: Literal["fp32", "amp"] = "fp32"
+    batch_size: int = 256
+    workers: int = 2
+    trainer: Machine = field(default_factory=Machine)
+
+
+def run(arguments: list[str]) -> None:
+    settings = parse_settings(
+        EvaluateSettings, ["--download=true" if word == "--download" else word for word in arguments]
+    )
+    tasks = settings.tasks.split(",") if settings.tasks else []
+    if settings.download and settings.run is None and settings.model is None:
+        return download(tasks, settings.data)
+    if (settings.run is None) == (settings.model is None):
+        raise ClipsiftError("say either --run RUN_DIR or --model NAME_OR_JSON with --pretrained TAG_OR_FILE")
+    if settings.run is not None:
+        folder = Path(settings.run) / "training" / "model"
+        if not folder.is_dir():
+            raise ClipsiftError(
+                f"{folder}: does not exist; clipsift fit --config {settings.run}/config.yaml finishes it"
+            )
+        model, out = str(folder), settings.out or f"{settings.run}/evaluation"
+    else:
+        model, out = str(settings.model), settings.out
+    if out is None:
+        raise ClipsiftError("--out is missing: the folder for eval_results.jsonl and summary.json")
+    if settings.download:  # before there is a process group, which would not wait that long
+        download(tasks, settings.data)
+    if not Path(settings.data).is_dir():
+        raise ClipsiftError(f"data: {settings.data} does not exist")
+    machine = launch(settings.trainer)
+    how = Evaluation(tasks, settings.rules, settings.precision, settings.batch_size, settings.workers)
+    run_evaluate(load_clip(model, settings.pretrained), settings.data, Path(out), how, machine)
