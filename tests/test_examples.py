@@ -9,10 +9,10 @@ from types import ModuleType
 import open_clip
 import pytest
 import torch
-from pools import picture
 
 from clipsift_common.clip import create_clip
 from clipsift_common.errors import ClipsiftError
+from helpers.pictures import picture
 from training.export import export_model
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "score_pictures.py"

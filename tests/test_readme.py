@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from clipsift_app.verbs import VERBS
+from helpers.program import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 TEXTS = {page.name: page.read_text() for page in PAGES}
 

@@ -12,7 +12,6 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from fake_run import NUM_TASKS, TASKS, FakeIndex, make_index, make_run, write_summary
 
 from clipsift_app.report import build_report
 from clipsift_app.report.comparison import build_comparison_page
@@ -20,6 +19,7 @@ from clipsift_app.report.rows import compare
 from clipsift_app.report.significance import DRAWS, sign_flip_p
 from clipsift_app.report.tables import FORMATS, format_comparison
 from clipsift_common.errors import ClipsiftError
+from helpers.fake_run import NUM_TASKS, TASKS, FakeIndex, make_index, make_run, write_summary
 from selection.subset import Subset
 
 BASE = (0.20, 0.23, 0.21)  # accuracy of the first task without filter, by seed

@@ -13,18 +13,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import tiny
 import yaml
-from pools import picture, write_pool
 
 from benchmarks.costs import tables
 from clipsift_app.grid import is_grid
 from clipsift_app.parsing import parse_run
 from clipsift_app.program import run_verb
 from clipsift_app.verbs import VERBS
+from helpers.pictures import picture
+from helpers.pools import write_pool
+from helpers.program import REPOSITORY
+from helpers.workspace import write_workspace
 from selection.features.target_sets import target_sets
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 RUN_VERBS = ("reproduce", "select", "fit", "doctor")
 NUM_COMMANDS = 25  # fewer mean that this file no longer finds them
@@ -71,7 +72,7 @@ def is_own(path: str) -> bool:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The places that the pages name: pools with metadata, evaluation sets, targets, a config."""
     folder = tmp_path_factory.mktemp("world")
-    tiny.write_workspace(folder)
+    write_workspace(folder)
     rng = np.random.default_rng(0)
     for name in ("datacomp_small", "datacomp_medium", "shards"):
         write_pool(folder / "data" / name, {"00000000": 40})

@@ -10,9 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import tiny
 import torch
-from pools import write_pool
 
 import clipsift_app.doctor.disk
 import clipsift_app.doctor.step
@@ -23,6 +21,9 @@ from clipsift_app.parsing import parse_run
 from clipsift_app.program import run_verb
 from clipsift_app.settings import RunSettings
 from clipsift_common.clip import create_clip
+from helpers import program
+from helpers.pools import spoil, write_pool
+from helpers.workspace import write_workspace
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
 from selection.subset import Subset
@@ -33,7 +34,7 @@ TASKS = "--evaluation.tasks=[imagenet1k, vtab/dtd]"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    tiny.write_workspace(tmp_path)
+    write_workspace(tmp_path)
     return tmp_path
 
 
@@ -154,7 +155,7 @@ def test_what_is_no_tar_is_found(folder: Path, content: bytes) -> None:
 
 
 def test_losses_are_weighed_against_what_may_be_lost(run: RunSettings, tmp_path: Path) -> None:
-    tiny.spoiled(Path(run.pool))
+    spoil(Path(run.pool))
     pool = Pool(run.pool)
     strict, _ = read_some(run, pool, None, tmp_path / "a")
     assert (strict.status, "raise max_loss" in strict.remedy) == ("fail", True)
@@ -230,14 +231,14 @@ def test_saved_tensors_are_counted_once_and_weights_not() -> None:
 @pytest.mark.slow
 def test_two_processes_take_real_steps_together(folder: Path) -> None:
     arguments = [f"--config={folder / 'config.yaml'}", f"--out={folder / 'run'}", "--data.workers=0", TASKS]
-    result = tiny.run(["doctor", *arguments, "--trainer.devices=2"])
+    result = program.run(["doctor", *arguments, "--trainer.devices=2"])
     assert result.returncode == 0, result.stdout + result.stderr
     found = table(result.stdout)
     assert "2processesoncpu,8samples" in found["launch"][1]
     assert found["memory"][0] == "ok"
     assert result.stdout.count("settings") == 1
     assert not (folder / "run").exists()
-    launcher = [str(Path(tiny.sys.executable).parent / "torchrun"), "--nproc_per_node=2", "--master_port=29517"]
-    refused = tiny.run(["doctor", *arguments, "--trainer.devices=1"], launcher)
+    launcher = program.torchrun()
+    refused = program.run(["doctor", *arguments, "--trainer.devices=1"], launcher)
     assert refused.returncode != 0
     assert "thelaunchhas2processes" in table(refused.stdout)["launch"][1]

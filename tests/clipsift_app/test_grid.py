@@ -8,12 +8,12 @@ import statistics
 from pathlib import Path
 
 import pytest
-import tiny
 
 from clipsift_app.grid import is_grid, run_grid
 from clipsift_app.program import run_verb
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import read_json
+from helpers.workspace import write_workspace
 
 RECIPES = {
     "some": "name: some\nselection: {steps: [{score: clip_score, keep: 0.5}]}\n",
@@ -24,7 +24,7 @@ RECIPES = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("grid")
-    tiny.write_workspace(folder)
+    write_workspace(folder)
     for name, text in RECIPES.items():
         (folder / f"{name}.yaml").write_text(text)
     return folder

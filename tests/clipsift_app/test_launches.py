@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -14,15 +13,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tiny
 import yaml
 
 from clipsift_common.files import read_json
+from helpers import program
+from helpers.ranks import free_port
+from helpers.workspace import write_workspace
 
 pytestmark = pytest.mark.slow
 
-SCRIPTS = Path(sys.executable).parent
-SBATCH = tiny.REPOSITORY / "configs" / "trainer" / "slurm.sh"
+
+SBATCH = program.REPOSITORY / "configs" / "trainer" / "slurm.sh"
 
 # Two tasks, as SLURM would start them on one node; signals go to the tasks, the worst status comes back.
 SRUN = f"""#!{sys.executable}
@@ -46,7 +47,7 @@ sys.exit(max(task.wait() % 256 for task in tasks))
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("launches")
-    config = tiny.write_workspace(folder)
+    config = write_workspace(folder)
     values = yaml.safe_load(config.read_text())
     del values["selection"]  # all of the pool: what is tested is the launch
     config.write_text(yaml.safe_dump(values))
@@ -56,7 +57,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def one(workspace: Path) -> list[float]:
     """Losses of a single process."""
-    result = tiny.run(["fit", f"--config={workspace / 'config.yaml'}", f"--out={workspace / 'one'}"])
+    result = program.run(["fit", f"--config={workspace / 'config.yaml'}", f"--out={workspace / 'one'}"])
     assert result.returncode == 0, result.stderr
     return losses(workspace / "one")
 
@@ -66,26 +67,20 @@ def losses(run: Path) -> list[float]:
         return [float(row["loss"]) for row in csv.DictReader(handle)]
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 def test_two_nodes(workspace: Path, one: list[float]) -> None:
     out, port = workspace / "nodes", free_port()
     arguments = ["fit", f"--config={workspace / 'config.yaml'}", f"--out={out}", "--trainer.num_nodes=2"]
     nodes = []
     for rank in range(2):
-        fabric = [str(SCRIPTS / "fabric"), "run", "--accelerator=cpu", "--devices=1", "--num-nodes=2"]
+        fabric = [str(program.SCRIPTS / "fabric"), "run", "--accelerator=cpu", "--devices=1", "--num-nodes=2"]
         fabric += [f"--node-rank={rank}", "--main-address=127.0.0.1", f"--main-port={port}"]
-        nodes.append(tiny.start(arguments, fabric))
+        nodes.append(program.start(arguments, fabric))
     try:
         ends = [node.communicate(timeout=200) for node in nodes]
     finally:
         for node in nodes:
             if node.poll() is None:
-                tiny.kill(node)
+                program.kill(node)
     assert [node.returncode for node in nodes] == [0, 0], ends
     assert read_json(out / "training" / "training.json")["world_size"] == 2
     assert losses(out) == pytest.approx(one, abs=1e-5)
@@ -97,7 +92,7 @@ def test_the_sbatch_script_requeues_and_the_run_goes_on(workspace: Path, one: li
     for name, text in (
         ("srun", SRUN),
         ("scontrol", f'#!/bin/bash\necho "$@" >> {calls}\n'),
-        ("clipsift", f'#!/bin/bash\nexec {sys.executable} {tiny.REPOSITORY / "clipsift.py"} "$@"\n'),
+        ("clipsift", f'#!/bin/bash\nexec {sys.executable} {program.REPOSITORY / "clipsift.py"} "$@"\n'),
     ):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(stat.S_IRWXU)
@@ -109,9 +104,9 @@ def test_the_sbatch_script_requeues_and_the_run_goes_on(workspace: Path, one: li
 
     def start() -> subprocess.Popen[str]:
         job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "clipsift", "MASTER_PORT": str(free_port())}
-        pipe, environment = subprocess.PIPE, tiny.environment() | path | job
+        pipe, environment, place = subprocess.PIPE, program.environment() | path | job, program.REPOSITORY
         return subprocess.Popen(
-            command, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=tiny.REPOSITORY, start_new_session=True
+            command, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=place, start_new_session=True
         )
 
     job = start()
@@ -122,7 +117,7 @@ def test_the_sbatch_script_requeues_and_the_run_goes_on(workspace: Path, one: li
         text = job.communicate(timeout=100)
     finally:
         if job.poll() is None:
-            tiny.kill(job)
+            program.kill(job)
     assert job.returncode == 75, text
     assert calls.read_text() == "requeue 7\n"
     done = len(losses(out))
@@ -136,7 +131,7 @@ def test_the_sbatch_script_requeues_and_the_run_goes_on(workspace: Path, one: li
         text = job.communicate(timeout=100)
     finally:
         if job.poll() is None:
-            tiny.kill(job)
+            program.kill(job)
     assert job.returncode == 75, text
     assert calls.read_text() == "requeue 7\n"
 

@@ -7,20 +7,20 @@ import json
 from pathlib import Path
 
 import pytest
-import tiny
 import yaml
 
 from clipsift_app.parsing import parse_run
 from clipsift_app.stages import run_fit
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.machine import quiet_libraries
+from helpers.workspace import write_workspace
 
 
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     quiet_libraries()
     folder = tmp_path_factory.mktemp("online")
-    config = tiny.write_workspace(folder)
+    config = write_workspace(folder)
     values = yaml.safe_load(config.read_text())
     chosen = values.pop("selection")
     values["online"] = {"teacher": chosen["teacher"], "steps": chosen["steps"], "batch_size": 16}

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_run import NUM_TASKS, TASKS, FakeIndex, make_index, make_run, write_summary
 from PIL import Image
 
 from clipsift_app.published import Number, Publication
 from clipsift_app.report import build_report
 from clipsift_common.errors import ClipsiftError
+from helpers.fake_run import NUM_TASKS, TASKS, FakeIndex, make_index, make_run, write_summary
 from selection.subset import Subset
 
 ALL_SECTIONS = {

@@ -13,11 +13,11 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from fake_run import NUM_TASKS, make_index, make_run
 
 from clipsift_app.published import published
 from clipsift_app.report import build_report
 from clipsift_app.report.comparison import build_comparison_page
+from helpers.fake_run import NUM_TASKS, make_index, make_run
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fake_run import FakeIndex, FakeSample, make_index, make_run
 
 from clipsift_app.report.agreement import agreement
 from clipsift_app.report.captions import caption_change, caption_rows
@@ -19,6 +18,7 @@ from clipsift_app.report.run_data import read_run
 from clipsift_app.report.score_sample import ScoreSample, read_scores
 from clipsift_app.report.truth import Truth, kind_shares
 from clipsift_common.errors import ClipsiftError
+from helpers.fake_run import FakeIndex, FakeSample, make_index, make_run
 from selection.subset import Subset
 from selection.uids import format_uids
 

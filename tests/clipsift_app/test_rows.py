@@ -11,9 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import tiny
 import yaml
-from pools import write_pool
 
 from clipsift_app.config_files import CONFIGS
 from clipsift_app.costs import node_hours, tower_flops, training_flops
@@ -23,6 +21,9 @@ from clipsift_app.program import run_verb
 from clipsift_app.published import STATUSES, check_row, publications, published
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import read_json
+from helpers.evaluation_sets import write_random_task
+from helpers.pools import write_pool
+from helpers.tiny_clip import ARCHITECTURE
 from selection.subset import Subset
 from selection.uids import format_uids, parse_uids
 
@@ -121,8 +122,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(folder / "targets/pool_centroids_l14.npy", unit(rng, 2))
     for name in ("datacomp_medium_dfn_20m_inds", "datacomp_medium_hype_115622300_10p", "ours_20", "ours_10"):
         Subset(parse_uids(sorted(rng.choice(uids, 20, replace=False)))).save(folder / f"subsets/{name}.npy")
-    tiny.write_task(folder / "eval" / "wds_imagenet1k_test")
-    (folder / "tiny.json").write_text(json.dumps(tiny.ARCHITECTURE))
+    write_random_task(folder / "eval" / "wds_imagenet1k_test")
+    (folder / "tiny.json").write_text(json.dumps(ARCHITECTURE))
     return folder
 
 

@@ -8,22 +8,24 @@ import time
 from pathlib import Path
 
 import pytest
-import tiny
 
 from clipsift_common.files import file_fingerprint, read_json
+from helpers import program
+from helpers.pools import spoil
+from helpers.workspace import write_workspace
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("workspace")
-    tiny.write_workspace(folder)
+    write_workspace(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def finished(workspace: Path) -> Path:
     """A run directory that one process made without interruption."""
-    result = tiny.run(["reproduce", f"--config={workspace / 'config.yaml'}", f"--out={workspace / 'run'}"])
+    result = program.run(["reproduce", f"--config={workspace / 'config.yaml'}", f"--out={workspace / 'run'}"])
     assert result.returncode == 0, result.stderr
     assert "report:" in result.stdout
     return workspace / "run"
@@ -73,7 +75,7 @@ def test_a_run_directory_holds_what_the_documentation_says(finished: Path) -> No
 def test_the_saved_config_alone_finds_the_run_complete(finished: Path) -> None:
     before = outcome(finished), file_fingerprint(finished / "training/model/open_clip_model.safetensors")
     stamps = {path: path.stat().st_mtime_ns for path in finished.rglob("*.parquet")}
-    result = tiny.run(["reproduce", f"--config={finished / 'config.yaml'}"])
+    result = program.run(["reproduce", f"--config={finished / 'config.yaml'}"])
     assert result.returncode == 0, result.stderr
     assert (outcome(finished), file_fingerprint(finished / "training/model/open_clip_model.safetensors")) == before
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*.parquet")} == stamps
@@ -83,7 +85,7 @@ def test_the_saved_config_alone_finds_the_run_complete(finished: Path) -> None:
 def test_two_processes_give_the_subset_and_the_results_of_one(workspace: Path, finished: Path) -> None:
     out = workspace / "two"
     arguments = ["reproduce", f"--config={workspace / 'config.yaml'}", f"--out={out}", "--trainer.devices=2"]
-    result = tiny.run(arguments)
+    result = program.run(arguments)
     assert result.returncode == 0, result.stderr
     assert outcome(out) == outcome(finished)
     one, two = ([float(value) for value in losses(run)] for run in (finished, out))
@@ -93,16 +95,15 @@ def test_two_processes_give_the_subset_and_the_results_of_one(workspace: Path, f
 @pytest.mark.slow
 def test_launchers_see_the_same_batches_in_the_same_order(workspace: Path, finished: Path) -> None:
     subset = f"--data.subset={finished / 'selection/subset.npy'}"
-    scripts = Path(tiny.sys.executable).parent
     runs = []
     for name, launcher, devices in (
         ("lightning", None, ["--trainer.devices=2"]),
-        ("fabric", [str(scripts / "fabric"), "run", "--devices=2", "--main-port=29511"], []),
-        ("torchrun", [str(scripts / "torchrun"), "--nproc_per_node=2", "--master_port=29512"], []),
+        ("fabric", program.fabric_run(), []),
+        ("torchrun", program.torchrun(), []),
     ):
         out = workspace / name
         arguments = ["fit", f"--config={workspace / 'config.yaml'}", f"--out={out}", subset, *devices]
-        result = tiny.run(arguments, launcher)
+        result = program.run(arguments, launcher)
         assert result.returncode == 0, result.stderr
         assert read_json(out / "training/training.json")["world_size"] == 2
         runs.append((losses(out), file_fingerprint(out / "training/model/open_clip_model.safetensors")))
@@ -123,14 +124,14 @@ def test_a_killed_run_goes_on_to_the_same_end(workspace: Path, finished: Path) -
     )
     kills = 0
     for pattern in stages:
-        process = tiny.start(arguments)
+        process = program.start(arguments)
         while process.poll() is None and not list(out.glob(pattern)):
             time.sleep(0.002)
         if process.poll() is None:
-            tiny.kill(process)
+            program.kill(process)
             kills += 1
     assert kills == len(stages)
-    result = tiny.run(arguments)
+    result = program.run(arguments)
     assert result.returncode == 0, result.stderr
     assert outcome(out) == outcome(finished)
     assert losses(out) == losses(finished)
@@ -138,10 +139,10 @@ def test_a_killed_run_goes_on_to_the_same_end(workspace: Path, finished: Path) -
 
 @pytest.mark.slow
 def test_a_launch_of_another_size_is_refused_before_anything_is_loaded(workspace: Path) -> None:
-    launcher = [str(Path(tiny.sys.executable).parent / "torchrun"), "--nproc_per_node=2", "--master_port=29513"]
+    launcher = program.torchrun()
     out = workspace / "refused"
     arguments = ["fit", f"--config={workspace / 'config.yaml'}", f"--out={out}", "--trainer.devices=1"]
-    result = tiny.run(arguments, launcher)
+    result = program.run(arguments, launcher)
     assert result.returncode != 0
     assert "clipsift: error: the launch has 2 processes, but trainer.devices x trainer.num_nodes is 1" in result.stderr
     assert not out.exists()
@@ -149,7 +150,7 @@ def test_a_launch_of_another_size_is_refused_before_anything_is_loaded(workspace
 
 def test_a_wrong_setting_is_one_line_and_a_status(workspace: Path) -> None:
     out = workspace / "wrong"
-    result = tiny.run(["reproduce", f"--config={workspace / 'config.yaml'}", f"--out={out}", "--selection.step=[]"])
+    result = program.run(["reproduce", f"--config={workspace / 'config.yaml'}", f"--out={out}", "--selection.step=[]"])
     assert result.returncode == 1
     errors = [line for line in result.stderr.splitlines() if line.strip()]
     assert len(errors) == 1
@@ -160,14 +161,14 @@ def test_a_wrong_setting_is_one_line_and_a_status(workspace: Path) -> None:
 
 @pytest.mark.slow
 def test_damage_is_reported_and_limited(workspace: Path, tmp_path: Path) -> None:
-    tiny.write_workspace(tmp_path)
-    tiny.spoiled(tmp_path / "pool")
+    write_workspace(tmp_path)
+    spoil(tmp_path / "pool")
     arguments = ["reproduce", f"--config={tmp_path / 'config.yaml'}", f"--out={tmp_path / 'run'}"]
-    strict = tiny.run(arguments)
+    strict = program.run(arguments)
     assert strict.returncode == 1
     assert "above max_loss 1.00%" in strict.stderr
     assert "missing_caption: 00000000 silent" in strict.stderr
-    lenient = tiny.run([*arguments, "--max_loss=0.1"])
+    lenient = program.run([*arguments, "--max_loss=0.1"])
     assert lenient.returncode == 0, lenient.stderr
     report = read_json(tmp_path / "run/selection/data_report.json")
     assert report["lost"] == {"missing_caption": 1, "duplicate_key": 1, "broken_image": 1}

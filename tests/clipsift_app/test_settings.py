@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import yaml
-from pools import write_pool
 
 from clipsift_app.config_files import CONFIGS
 from clipsift_app.includes import with_includes
 from clipsift_app.parsing import parse_run
 from clipsift_common.errors import ClipsiftError
+from helpers.pools import write_pool
 
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 # A config that is deleted by accident fails here.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny
-from pools import picture
 
 from clipsift_app.program import run_verb
+from helpers.pictures import picture
+from helpers.workspace import write_workspace
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
 from selection.subset import Subset
@@ -19,7 +19,7 @@ from selection.uids import format_uids
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs ``a`` and ``b`` that each keep half of 72 samples at random."""
     folder = tmp_path_factory.mktemp("tools")
-    tiny.write_workspace(folder)
+    write_workspace(folder)
     common = [f"--config={folder / 'config.yaml'}", "--selection.teacher=null", f"--cache={folder / 'cache'}"]
     for seed, name in enumerate("ab"):
         steps = "--selection.steps=[{score: random, keep: 0.5}]"

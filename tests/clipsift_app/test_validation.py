@@ -8,7 +8,6 @@ from pathlib import Path
 
 import lightning as L
 import pytest
-import tiny
 import torch
 from torch import nn
 
@@ -21,13 +20,17 @@ from clipsift_common.machine import Machine, quiet_libraries
 from evaluation import evaluate
 from evaluation.run import evaluate_in_place
 from evaluation.tasks import select_tasks
+from helpers import program
+from helpers.evaluation_sets import write_random_task
+from helpers.tiny_clip import ARCHITECTURE
+from helpers.workspace import TRAINING, write_workspace
 from training import CLIPModule
 from training.data import PoolDataModule
 from training.fit import fit
 
 TASKS = ["vtab/dtd", "imagenet1k"]  # in the order of the results
 # Half of the patches of every training picture are dropped at random: a disturbed random state changes the losses.
-ARCHITECTURE = tiny.ARCHITECTURE | {"vision_cfg": tiny.ARCHITECTURE["vision_cfg"] | {"patch_dropout": 0.5}}  # type: ignore[dict-item, operator]
+ARCHITECTURE = ARCHITECTURE | {"vision_cfg": ARCHITECTURE["vision_cfg"] | {"patch_dropout": 0.5}}  # type: ignore[dict-item, operator]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run ``off`` has no validation; all runs train on the subset that it selects."""
     quiet_libraries()
     folder = tmp_path_factory.mktemp("validation")
-    tiny.write_workspace(folder)
+    write_workspace(folder)
     (folder / "dropping.json").write_text(json.dumps(ARCHITECTURE))
     assert run_verb("select", arguments(folder, "off")) == 0
     train(folder, "off")
@@ -101,7 +104,7 @@ def test_a_resumed_run_has_every_row_once(workspace: Path, tmp_path: Path) -> No
         "out": str(tmp_path),
         "model": str(workspace / "tiny.json"),
         "subset": str(workspace / "off" / "selection" / "subset.npy"),
-        **tiny.TRAINING,
+        **TRAINING,
     }
 
     def start(*more: L.Callback) -> None:
@@ -126,8 +129,8 @@ def test_a_resumed_run_has_every_row_once(workspace: Path, tmp_path: Path) -> No
 
 def test_a_broken_task_is_warned_of(workspace: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     clip = load_clip(str(workspace / "off" / "training" / "model"), None)
-    tiny.write_task(tmp_path / "wds_imagenet1k_test")
-    tiny.write_task(tmp_path / "wds_vtab-dtd_test")
+    write_random_task(tmp_path / "wds_imagenet1k_test")
+    write_random_task(tmp_path / "wds_vtab-dtd_test")
     (tmp_path / "wds_vtab-dtd_test" / "test" / "1.tar").unlink()
     results, failures = evaluate_in_place(clip, tmp_path, select_tasks(TASKS), workers=0)
     assert [result["key"] for result in results] == ["imagenet1k"]
@@ -190,7 +193,7 @@ def test_two_processes_train_the_same_with_and_without(workspace: Path) -> None:
         ("two_off", []),
         ("two_on", [f"--validation.tasks={json.dumps(TASKS)}", "--validation.every_steps=2"]),
     ):
-        result = tiny.run(["fit", *arguments(workspace, name, subset, "--trainer.devices=2", *more)])
+        result = program.run(["fit", *arguments(workspace, name, subset, "--trainer.devices=2", *more)])
         assert result.returncode == 0, result.stderr
         runs.append(
             (

@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import tiny
 
 from clipsift import main
 from clipsift_app.program import run_verb
 from clipsift_app.verbs import VERBS
 from clipsift_common.files import read_json
+from helpers.workspace import write_workspace
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verbs")
-    tiny.write_workspace(folder)
+    write_workspace(folder)
     arguments = [f"--config={folder / 'config.yaml'}", f"--out={folder / 'run'}", "--data.workers=0"]
     assert run_verb("fit", arguments) == 0
     return folder

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from pools import picture
 
 from clipsift_common.data_report import DataReport
 from clipsift_common.errors import ClipsiftError
@@ -14,6 +13,7 @@ from clipsift_common.files import atomic_path, fingerprint, read_json, write_jso
 from clipsift_common.images import ImageError, decode_image
 from clipsift_common.machine import Machine, _join
 from clipsift_common.progress import Progress, format_duration
+from helpers.pictures import picture
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:

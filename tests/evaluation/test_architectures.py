@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toy_tasks import FLICKR, TEMPLATES, picture, write_flickr, write_task
 
 from clipsift_common.clip import LoadedCLIP, create_clip, load_clip
 from clipsift_common.images import decode_image
 from clipsift_common.machine import Machine
 from evaluation import TASKS, evaluate
+from helpers.colours import FLICKR, picture, write_flickr
+from helpers.evaluation_sets import TEMPLATES, write_task
 
 VISION = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16}
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}

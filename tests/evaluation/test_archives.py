@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import math
 import zipfile
 from pathlib import Path
 
 import pytest
-from PIL import Image
-from toy_tasks import FLICKR, picture, toy_clip, write_archive, write_flickr
 
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.machine import Machine
 from evaluation import TASKS, evaluate
 from evaluation.data.archives import ZipImages
 from evaluation.kinds.winogavil import prompt
+from helpers.colours import FLICKR, picture, toy_clip, write_flickr
+from helpers.evaluation_sets import write_archive
+from helpers.pictures import plain_picture
 
 WINOGAVIL = TASKS["misc/winogavil"]
 
@@ -87,9 +87,7 @@ def test_refuses(row: dict, message: str, tmp_path: Path, machine: Machine) -> N
 def test_images_keep_their_mode(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
         for mode in ("CMYK", "L"):
-            buffer = io.BytesIO()
-            Image.new(mode, (2, 2)).save(buffer, "jpeg")
-            archive.writestr(f"{mode}.JPG", buffer.getvalue())
+            archive.writestr(f"{mode}.JPG", plain_picture((0, 0, 0), "jpeg", mode))
         archive.writestr("broken.jpg", b"\xff\xd8\xff")
     images = ZipImages(FLICKR, tmp_path / "images.zip", ["L", "CMYK.JPG", "broken"])
     assert [images.read(position)[0].mode for position in (0, 1)] == ["L", "CMYK"]

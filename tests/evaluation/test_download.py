@@ -13,8 +13,6 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from hub_server import Hub
-from toy_tasks import FLICKR, sample, toy_clip, write_flickr, write_task
 
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.machine import Machine
@@ -22,6 +20,9 @@ from evaluation import TASKS, evaluate
 from evaluation.data.download import download
 from evaluation.data.layout import MANIFEST_NAME, check, repository_name
 from evaluation.tasks import select_tasks
+from helpers.colours import FLICKR, sample, toy_clip, write_flickr
+from helpers.evaluation_sets import write_task
+from helpers.hub_server import Hub
 
 CIFAR, GEODE = TASKS["cifar10"], TASKS["fairness/geode"]
 CIFAR_TAR = f"djghosh/{CIFAR.folder}/test/0.tar"

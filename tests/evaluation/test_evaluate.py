@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from toy_tasks import picture, sample, toy_clip, write_task
 
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.machine import Machine
 from evaluation import TASKS, evaluate, summarise
 from evaluation.table import format_table
+from helpers.colours import picture, sample, toy_clip
+from helpers.evaluation_sets import write_task
 
 
 @pytest.fixture

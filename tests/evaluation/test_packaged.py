@@ -8,7 +8,6 @@ import logging
 from pathlib import Path
 
 import pytest
-from toy_tasks import sample, toy_clip, write_task
 
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.machine import Machine
@@ -16,6 +15,8 @@ from evaluation import TASKS, evaluate
 from evaluation.data import prompts as packaged
 from evaluation.data.prompts import CLASSNAMES, TEMPLATES, packaged_lines
 from evaluation.data.tars import read_classnames, read_templates
+from helpers.colours import sample, toy_clip
+from helpers.evaluation_sets import write_task
 
 
 def test_the_installed_package_is_the_one_that_is_pinned() -> None:

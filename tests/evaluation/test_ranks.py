@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
-from toy_tasks import picture, sample, toy_clip, write_flickr, write_task
 
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.machine import Machine, launch
 from evaluation import TASKS, evaluate
+from helpers.colours import picture, sample, toy_clip, write_flickr
+from helpers.evaluation_sets import write_task
+from helpers.ranks import free_port
 
 
 def write_data(data: Path) -> None:
@@ -56,10 +57,7 @@ def outcome(out: Path) -> list[str]:
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_several_processes(ranks: int, tmp_path: Path, machine: Machine) -> None:
     write_data(tmp_path / "data")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(on_rank, (port, tmp_path, ranks), nprocs=ranks)
+    torch.multiprocessing.spawn(on_rank, (free_port(), tmp_path, ranks), nprocs=ranks)
     run(tmp_path / "data", tmp_path / "one", machine, tmp_path / "error")
     assert outcome(tmp_path / "many") == outcome(tmp_path / "one")
     assert len(outcome(tmp_path / "one")) == 4

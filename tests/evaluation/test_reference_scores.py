@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_tasks import check_metrics
 
 from clipsift_common.clip import LoadedCLIP
 from clipsift_common.machine import Machine
@@ -26,6 +27,17 @@ A_FEW = [
     "retrieval/flickr_1k_test_image_text_retrieval",
     "misc/winogavil",
 ]
+
+
+def check_metrics(ours: Mapping[str, float | None], theirs: Mapping[str, float | None]) -> None:
+    """Same names in the same order, same values to 1e-6, None and NaN in the same places."""
+    assert list(ours) == list(theirs)
+    for name, value in theirs.items():
+        mine = ours[name]
+        if value is None or mine is None:
+            assert mine is value, name
+        else:
+            assert (math.isnan(mine) and math.isnan(value)) or mine == pytest.approx(value, abs=1e-6), name
 
 
 def test_a_few(reference: Path, reference_clip: LoadedCLIP, reference_results: dict, machine: Machine) -> None:

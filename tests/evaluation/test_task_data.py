@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-from toy_tasks import COLOURS, picture, sample, vector, write_tar, write_task
 
 from clipsift_common.errors import ClipsiftError
 from evaluation.data.tars import TarSamples, read_classnames
 from evaluation.tasks import TASKS, Task
+from helpers.colours import COLOURS, picture, sample, vector
+from helpers.evaluation_sets import members, write_task
+from helpers.pictures import plain_picture
+from helpers.tars import write_tar
 
 CIFAR, GEODE = TASKS["cifar10"], TASKS["fairness/geode"]
 
@@ -49,9 +51,8 @@ def test_takes_the_preferred_image_and_ignores_other_members(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("mode", ["P", "L", "LA", "RGBA", "1", "CMYK"])
 def test_converts_every_mode_to_rgb(mode: str, tmp_path: Path) -> None:
-    buffer, kind = io.BytesIO(), "jpeg" if mode == "CMYK" else "png"
-    Image.new("RGB", (4, 4), (255, 255, 255)).convert(mode).save(buffer, kind)
-    write_task(tmp_path / "t", [{"cls": b"0", kind: buffer.getvalue()}])
+    kind = "jpeg" if mode == "CMYK" else "png"
+    write_task(tmp_path / "t", [{"cls": b"0", kind: plain_picture(COLOURS["white"], kind, mode)}])
     assert colour_at(TarSamples(CIFAR, tmp_path / "t", 1), 0) == "white"
 
 
@@ -74,7 +75,7 @@ def cut(size: int) -> Callable[[Path], object]:
 
 def put(*samples: dict[str, bytes]) -> Callable[[Path], object]:
     """Another last shard."""
-    return lambda folder: write_tar(folder / "test" / "1.tar", samples, 4)
+    return lambda folder: write_tar(folder / "test" / "1.tar", members(samples, 4))
 
 
 def count(text: str) -> Callable[[Path], object]:

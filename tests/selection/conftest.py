@@ -3,7 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from bundle import Bundle
+
+from helpers.bundle import Bundle
 
 
 @pytest.fixture(scope="session")

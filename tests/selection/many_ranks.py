@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from pools import write_pool
 
 from clipsift_common import files
 from clipsift_common.machine import Machine
+from helpers.pools import write_pool
 from selection import reshard as resharding
 from selection import subset_files as merge
 from selection.features.files import write_feature_file

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from bundle import Bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from helpers.bundle import Bundle
 from selection.methods.clipcov import ClipCovTerms, clipcov, greedy
 
 CASES = [(block, percent) for block in (10, 25, 200) for percent in (5, 10, 30)]

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bundle import Bundle
 
 from clipsift_common.errors import ClipsiftError
+from helpers.bundle import Bundle
 from selection import language
 from selection.registry import FeatureBlock
 from selection.runner import Recipe

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import pickle
 import tarfile
 from pathlib import Path
@@ -8,9 +7,11 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-from pools import Members, picture, sample, write_pool, write_tar
 
 from clipsift_common.errors import ClipsiftError
+from helpers.pictures import picture
+from helpers.pools import sample, write_pool
+from helpers.tars import Members, write_tar
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
 from selection.subset import Subset
@@ -187,13 +188,8 @@ def test_a_shard_that_changed_or_went_after_indexing_is_named(tmp_path: Path) ->
 
 
 def test_long_names_and_other_image_types(tmp_path: Path) -> None:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for name, data in sample("k" * 120, 1, jpg=None, webp=picture(1, format="WEBP")):
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    (tmp_path / "0.tar").write_bytes(buffer.getvalue())
+    members = sample("k" * 120, 1, jpg=None, webp=picture(1, format="WEBP"))
+    write_tar(tmp_path / "0.tar", members, tarfile.PAX_FORMAT)
     index = build(tmp_path, tmp_path / "cache")
     assert index.read(0).image == picture(1, format="WEBP")
     assert index.read(0).key.startswith("kkkk")

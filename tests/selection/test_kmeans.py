@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from bundle import Bundle
 from torch import Tensor
 
+from helpers.bundle import Bundle
 from selection.kernels import kmeans as module
 from selection.kernels.kmeans import kmeans, nearest
 

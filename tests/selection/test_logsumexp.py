@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from bundle import Bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from helpers.bundle import Bundle
 from selection.kernels.logsumexp import contrastive_normaliser
 
 

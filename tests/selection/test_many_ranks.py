@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from clipsift_common.files import read_json
+from helpers.ranks import script_environment
 
 pytestmark = pytest.mark.slow
 
@@ -19,11 +19,9 @@ SCRIPT = Path(__file__).with_name("many_ranks.py")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("ranks")
-    root = SCRIPT.parents[2]
-    environment = os.environ | {"PYTHONPATH": f"{root}:{root / 'tests'}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(out)],
-        env=environment,
+        env=script_environment(),
         capture_output=True,
         text=True,
         timeout=500,

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from bundle import Bundle
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from clipsift_common.errors import ClipsiftError
+from helpers.bundle import Bundle
 from selection.registry import FeatureBlock
 from selection.scores import SCORES
 from selection.scores.normsim import normsim

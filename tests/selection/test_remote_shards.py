@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pools import write_pool
-from range_server import RangeServer, serve
 
 from clipsift_common.errors import ClipsiftError
+from helpers.pools import write_pool
+from helpers.range_server import RangeServer, serve
 from selection.pool import remote
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool

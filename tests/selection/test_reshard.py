@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pools import picture, sample, write_tar
 
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import read_json
+from helpers.pictures import picture
+from helpers.pools import sample
+from helpers.tars import write_tar
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
 from selection.reshard import reshard

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from bundle import Bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from helpers.bundle import Bundle
 from selection.kernels.logsumexp import contrastive_normaliser
 from selection.scores.clip_score import clip_score
 from selection.scores.s_cliploss import random_partitions, s_cliploss, s_cliploss_bank, s_cliploss_over

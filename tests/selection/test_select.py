@@ -10,12 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from pools import picture, sample, write_pool, write_tar
 
 from clipsift_common.clip import LoadedCLIP, create_clip, evaluation_transform, get_tokenizer
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import read_json
 from clipsift_common.machine import Machine
+from helpers.pictures import picture
+from helpers.pools import sample, write_pool
+from helpers.tars import write_tar
 from selection.features.files import FeatureFile, write_feature_file
 from selection.pool.location import Pool
 from selection.scoring.columns import make_blocks

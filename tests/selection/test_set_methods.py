@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bundle import Bundle
 
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import read_json
+from helpers.bundle import Bundle
 from selection.features.files import FeatureFile, write_feature_file
 from selection.methods import METHODS
 from selection.methods.clipcov import clipcov

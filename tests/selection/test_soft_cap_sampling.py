@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bundle import Bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.bundle import Bundle
 from selection.methods.soft_cap_sampling import hard_cap_sampling, soft_cap_sampling
 
 RUNS = 40

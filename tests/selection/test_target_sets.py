@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pools import picture, write_tar
 
 from clipsift_common.clip import LoadedCLIP, create_clip, evaluation_transform, get_tokenizer
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.images import decode_image
 from evaluation import TASKS
+from helpers.pictures import picture
+from helpers.tars import write_tar
 from selection.features import target_sets
 from selection.features.embed import embed_images
 from selection.features.target import load_target

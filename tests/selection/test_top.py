@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bundle import Bundle
 from hypothesis import given
 from hypothesis import strategies as st
 
 from clipsift_common.errors import ClipsiftError
+from helpers.bundle import Bundle
 from selection.recipe.top import keep_datacomp, keep_threshold, keep_top, num_to_keep
 from selection.scores.normsim import normsim
 from selection.scores.s_cliploss import s_cliploss, s_cliploss_over

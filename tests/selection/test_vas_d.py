@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from bundle import Bundle
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from helpers.bundle import Bundle
 from selection.methods.vas_d import vas_d
 from selection.scores.vas import second_moment, vas
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_run import RecordingCLIP, data_options, write_workspace
 
 from clipsift_common.machine import Machine, quiet_libraries
+from helpers.training_run import RecordingCLIP, data_options, write_workspace
 from training import PoolDataModule
 
 

@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
-import io
-import json
-import tarfile
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import jpeg, uid_of
 
 from clipsift_common.errors import ClipsiftError
+from helpers.training_run import write_shards
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
 from selection.subset import Subset
 from training.fit import fit
 from training.loader import StepDataset
-
-
-def write_shards(folder: Path, counts: list[int]) -> Path:
-    folder.mkdir()
-    number = 0
-    for shard, count in enumerate(counts):
-        with tarfile.open(folder / f"{shard}.tar", "w") as tar:
-            for _ in range(count):
-                members = {"jpg": jpeg(number), "txt": b"a", "json": json.dumps({"uid": uid_of(number)}).encode()}
-                for suffix, data in members.items():
-                    info = tarfile.TarInfo(f"{number}.{suffix}")
-                    info.size = len(data)
-                    tar.addfile(info, io.BytesIO(data))
-                number += 1
-    return folder
 
 
 def rank_batches(data, rank: int, world_size: int) -> list[list[list[int]]]:
@@ -84,7 +66,7 @@ def test_a_shard_that_goes_after_indexing_ends_the_run(make_data, make_module, m
         pool=str(pool), cache=str(tmp_path / "cache"), subset=str(tmp_path / "all.npy"), workers=workers
     )  # fmt: skip
     data.setup("fit")
-    tar = pool / "1.tar"
+    tar = pool / "00000001.tar"
     if harm == "lost":
         tar.unlink()
     else:

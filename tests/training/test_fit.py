@@ -15,11 +15,11 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from tiny_run import NUM_KEPT, FailAt, uid_of, write_pool
 
 from clipsift_common.clip import load_clip
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.machine import Machine
+from helpers.training_run import NUM_KEPT, FailAt, uid_of, write_pool
 from selection.subset import Subset
 from selection.uids import parse_uids
 from training.fit import fit

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_run import train_golden
+
+from helpers.training_run import train_golden
 
 
 def check_golden(golden: Path, accumulate: int, record: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:

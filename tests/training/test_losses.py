@@ -10,10 +10,10 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_run import FailAt
 
 from clipsift_common.clip import load_clip
 from clipsift_common.errors import ClipsiftError
+from helpers.training_run import FailAt
 from training.fit import fit
 from training.loss import contrastive_loss
 

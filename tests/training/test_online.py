@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_run import FailAt, make_online, save_teacher
 
 from clipsift_common.clip import load_clip
 from clipsift_common.errors import ClipsiftError
+from helpers.training_run import FailAt, make_online, save_teacher
 from selection.scores.normsim import normsim
 from selection.scores.s_cliploss import s_cliploss
 from selection.settings import Teacher

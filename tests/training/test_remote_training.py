@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from range_server import serve
-from tiny_run import NUM_KEPT, PER_SHARD, uid_of
 
 from clipsift_common.errors import ClipsiftError
+from helpers.range_server import serve
+from helpers.training_run import NUM_KEPT, PER_SHARD, uid_of
 from selection.pool import remote
 from selection.pool.location import Pool
 from selection.uids import parse_uids

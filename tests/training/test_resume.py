@@ -10,9 +10,9 @@ import signal
 import lightning as L
 import pytest
 import torch
-from tiny_run import FailAt
 
 from clipsift_common.errors import ClipsiftError
+from helpers.training_run import FailAt
 from training.fit import fit
 from training.supervisor import REQUEUE_EXIT_CODE, Interrupted
 
@@ -22,9 +22,8 @@ LOG_ALL = {"log_every_n_steps": 1}
 @pytest.fixture(scope="module")
 def uninterrupted(workspace, tmp_path_factory):
     """Record, final weights and metrics of a run that nothing disturbed."""
-    from tiny_run import RecordingCLIP, data_options
-
     from clipsift_common.machine import Machine
+    from helpers.training_run import RecordingCLIP, data_options
     from training import PoolDataModule
 
     out = tmp_path_factory.mktemp("uninterrupted")

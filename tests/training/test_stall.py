@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 import pytest
-from tiny_run import uid_of
 
+from helpers.training_run import uid_of
 from selection.subset import Subset
 from selection.uids import parse_uids
 from training.stall import StallTimer

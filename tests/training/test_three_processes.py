@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ranks import run_ranks
 from three_ranks import CELLS, NUM_KEPT, STOP, train
-from tiny_run import uid_of
 
 from clipsift_common.machine import Machine
+from helpers.ranks import run_ranks
+from helpers.training_run import uid_of
 from selection.subset import Subset
 from selection.uids import parse_uids
 

@@ -15,14 +15,8 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
 from clipsift_common.images import ImageError, decode_image, jpeg_pixels
+from helpers.pictures import picture
 from training.transform import TrainTransform, crop_box, normalise
-
-
-def picture(width: int, height: int, mode: str = "RGB", form: str = "PNG") -> bytes:
-    pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(buffer, form)
-    return buffer.getvalue()
 
 
 def transformed(transform: TrainTransform, data: bytes, place: int) -> torch.Tensor:
@@ -34,7 +28,7 @@ def transformed(transform: TrainTransform, data: bytes, place: int) -> torch.Ten
 @pytest.mark.parametrize(("width", "height"), [(90, 60), (31, 47), (300, 20), (224, 224)])
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA"])
 def test_same_crop_gives_open_clips_pixels(monkeypatch, width, height, mode):
-    data, size = picture(width, height, mode), (48, 32)
+    data, size = picture(0, (width, height), "PNG", mode), (48, 32)
     left, top, crop_width, crop_height = crop_box(width, height, random.Random(9 << 64 | 5))
     monkeypatch.setattr(RandomResizedCrop, "get_params", lambda *_: (top, left, crop_height, crop_width))
     # open_clip's loader decodes to RGB before it transforms.
@@ -44,16 +38,6 @@ def test_same_crop_gives_open_clips_pixels(monkeypatch, width, height, mode):
     assert image.shape == (3, 48, 32)
     mean, std = torch.tensor(OPENAI_DATASET_MEAN).view(3, 1, 1), torch.tensor(OPENAI_DATASET_STD).view(3, 1, 1)
     assert torch.equal(normalise(image[None], mean, std)[0], expected)
-
-
-def jpeg(width: int, height: int, mode: str = "RGB", **options) -> bytes:
-    """A photograph-like JPEG: smooth, with edges."""
-    pixels = np.random.default_rng(width).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC).convert(mode).save(
-        buffer, "JPEG", **options
-    )
-    return buffer.getvalue()
 
 
 def difference(data: bytes, size: tuple[int, int], place: int = 0) -> torch.Tensor:
@@ -66,11 +50,11 @@ def difference(data: bytes, size: tuple[int, int], place: int = 0) -> torch.Tens
 @pytest.mark.parametrize(
     "data",
     [
-        jpeg(400, 300),
-        jpeg(90, 200, progressive=True, quality=30),
-        jpeg(333, 251, subsampling=0),
-        jpeg(120, 90, mode="L"),
-        jpeg(20, 31),  # enlarged
+        picture(0, (400, 300)),
+        picture(0, (90, 200), progressive=True, quality=30),
+        picture(0, (333, 251), subsampling=0),
+        picture(0, (120, 90), mode="L"),
+        picture(0, (20, 31)),  # enlarged
     ],
 )
 def test_fast_pixels_differ_by_rounding_only(data):
@@ -90,7 +74,13 @@ def test_fast_pixels_of_photographs(shared_data):
 
 
 @pytest.mark.parametrize(
-    "data", [jpeg(60, 40, mode="CMYK"), picture(60, 40, form="WEBP"), picture(60, 40, "I;16"), picture(60, 40, "LA")]
+    "data",
+    [
+        picture(0, (60, 40), mode="CMYK"),
+        picture(0, (60, 40), "WEBP"),
+        picture(0, (60, 40), "PNG", "I;16"),
+        picture(0, (60, 40), "PNG", "LA"),
+    ],
 )
 def test_what_is_no_plain_jpeg_is_exact(data):
     assert difference(data, (32, 32)).max() == 0
@@ -101,12 +91,14 @@ def test_the_orientation_tag_is_not_applied():
     tag[0x0112] = 6  # lies on its side
     for decode in ("fast", "exact"):
         transform = TrainTransform((16, 16), seed=0, decode=decode)
-        assert torch.equal(transformed(transform, jpeg(60, 40, exif=tag), 0), transformed(transform, jpeg(60, 40), 0))
+        assert torch.equal(
+            transformed(transform, picture(0, (60, 40), exif=tag), 0), transformed(transform, picture(0, (60, 40)), 0)
+        )
 
 
 def test_damage_is_judged_alike():
     """Cut anywhere, or with a bit turned: both ways say the same, and the same of what is left."""
-    whole, dice = jpeg(48, 32), random.Random(0)
+    whole, dice = picture(0, (48, 32)), random.Random(0)
     cases = [whole[:length] for length in range(0, len(whole), 7)] + [whole + b"more", whole[:-2] + b"zz"]
     for _ in range(150):
         flipped = bytearray(whole)
@@ -146,7 +138,7 @@ def test_crops_are_distributed_as_torchvisions(width, height):
 
 
 def test_crop_depends_on_place_and_seed_only():
-    data = picture(200, 150)
+    data = picture(0, (200, 150), "PNG")
     transform = TrainTransform((32, 32), seed=1)
     first = transformed(transform, data, 7)
     random.seed(123)
@@ -160,9 +152,9 @@ def test_crop_depends_on_place_and_seed_only():
     ("data", "cause"),
     [
         (b"", "broken_image"),
-        (picture(64, 64, form="JPEG")[:900], "broken_image"),
-        (picture(65, 64), "image_too_large"),
-        (picture(65, 64, form="JPEG")[:900], "image_too_large"),  # told from the header
+        (picture(0, (64, 64))[:900], "broken_image"),
+        (picture(0, (65, 64), "PNG"), "image_too_large"),
+        (picture(0, (65, 64))[:900], "image_too_large"),  # told from the header
     ],
 )
 @pytest.mark.parametrize("decode", ["fast", "exact"])

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import run_ranks
 from safetensors.torch import load_file
 from test_golden import check_golden
-from tiny_run import FailAt, RecordingCLIP, data_options, make_online, save_teacher
 
 from clipsift_common.machine import Machine
+from helpers.ranks import run_ranks, script_environment
+from helpers.training_run import FailAt, RecordingCLIP, data_options, make_online, save_teacher
 from training.data import PoolDataModule
 from training.fit import fit
 from training.supervisor import REQUEUE_EXIT_CODE
@@ -165,8 +165,9 @@ def test_a_signal_to_the_launcher_saves_on_all_ranks(workspace: Path, tmp_path: 
     """torchrun hands SIGTERM to its workers' whole process groups; SIGUSR1 comes to every rank, as from SLURM."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += [str(SCRIPT), str(workspace), str(tmp_path), "long"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    launcher = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    launcher = subprocess.Popen(
+        command, env=script_environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     metrics = tmp_path / "long" / "training" / "metrics.csv"
     try:
         give_up = time.monotonic() + 120

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_run import FailAt, RecordingCLIP, data_options
 
 from clipsift_common.distributed import rank
 from clipsift_common.machine import Machine, launch
+from helpers.training_run import FailAt, RecordingCLIP, data_options
 from training.data import PoolDataModule
 from training.fit import fit
 

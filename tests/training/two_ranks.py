@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_run import FailAt, RecordingCLIP, data_options, make_online, train_golden, write_pool
 
 from clipsift_common.distributed import rank
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.machine import Machine, launch
+from helpers.training_run import FailAt, RecordingCLIP, data_options, make_online, train_golden, write_pool
 from training.data import PoolDataModule
 from training.fit import fit
 from training.online import OnlineSelection

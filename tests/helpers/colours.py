@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import json
-import math
-import tarfile
-import zipfile
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
 from clipsift_common.clip import LoadedCLIP
 from evaluation import TASKS
+from helpers.evaluation_sets import write_archive
+from helpers.pictures import plain_picture
 
 COLOURS = {
     "red": (255, 0, 0),
@@ -28,11 +23,7 @@ COLOURS = {
     "nan": (7, 7, 7),  # the model's features of this one are not finite
 }
 VOCABULARY = ["", *COLOURS]
-TEMPLATES = ["a photo of {c}", "{c} colour"]
-
 FLICKR = TASKS["retrieval/flickr_1k_test_image_text_retrieval"]
-
-Parts = Mapping[str, bytes]
 
 
 class ColourModel(torch.nn.Module):
@@ -71,10 +62,8 @@ def toy_clip(fingerprint: str = "toy") -> LoadedCLIP:
     return LoadedCLIP(ColourModel().eval(), preprocess, tokenize, fingerprint)
 
 
-def picture(colour: str, kind: str = "png") -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (4, 4), COLOURS[colour]).save(buffer, kind, **({"lossless": True} if kind == "webp" else {}))
-    return buffer.getvalue()
+def picture(colour: str, format: str = "png") -> bytes:
+    return plain_picture(COLOURS[colour], format, **({"lossless": True} if format == "webp" else {}))
 
 
 def vector(*values: float) -> bytes:
@@ -88,61 +77,7 @@ def sample(colour: str, label: int, *metadata: float) -> dict[str, bytes]:
     return parts | ({"npy": vector(*metadata)} if metadata else {})
 
 
-def write_tar(path: Path, samples: Sequence[Parts], start: int = 0) -> None:
-    with tarfile.open(path, "w") as tar:
-        for number, parts in enumerate(samples, start=start):
-            for extension, data in sorted(parts.items()):
-                member = tarfile.TarInfo(f"s{number:07d}.{extension}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-
-
-def write_task(
-    folder: Path,
-    samples: Sequence[Parts],
-    classnames: Sequence[str] = ("red", "green", "blue"),
-    templates: Sequence[str] = TEMPLATES,
-    num_shards: int = 1,
-) -> Path:
-    """Write a task's folder in DataComp's layout, the samples dealt out in runs."""
-    (folder / "test").mkdir(parents=True)
-    (folder / "classnames.txt").write_text("\n".join(classnames) + "\n")
-    (folder / "zeroshot_classification_templates.txt").write_text("\n".join(templates) + "\n")
-    (folder / "test" / "nshards.txt").write_text(f"{num_shards}\n")
-    bounds = [len(samples) * shard // num_shards for shard in range(num_shards + 1)]
-    for shard, (start, stop) in enumerate(pairwise(bounds)):
-        write_tar(folder / "test" / f"{shard}.tar", samples[start:stop], start)
-    return folder
-
-
-def write_archive(
-    folder: Path, table: str, rows: Sequence[Mapping[str, object]], archive: str, images: Mapping[str, bytes]
-) -> None:
-    folder.mkdir(parents=True)
-    with open(folder / table, "w", newline="") as handle:
-        writer = csv.DictWriter(handle, list(rows[0]))
-        writer.writeheader()
-        for row in rows:
-            writer.writerow(
-                {name: json.dumps(value) if isinstance(value, list) else value for name, value in row.items()}
-            )
-    with zipfile.ZipFile(folder / archive, "w") as handle:
-        for name, data in images.items():
-            handle.writestr(name, data)
-
-
 def write_flickr(data: Path, rows: Sequence[Mapping[str, object]]) -> None:
     images = {f"images/{colour}.jpg": picture(colour) for colour in ("red", "green", "blue", "nan")}
     images["__MACOSX/images/._red.jpg"] = b"not an image"
     write_archive(data / FLICKR.folder, FLICKR.options["table"], rows, FLICKR.options["images"], images)
-
-
-def check_metrics(ours: Mapping[str, float | None], theirs: Mapping[str, float | None]) -> None:
-    """Same names in the same order, same values to 1e-6, None and NaN in the same places."""
-    assert list(ours) == list(theirs)
-    for name, value in theirs.items():
-        mine = ours[name]
-        if value is None or mine is None:
-            assert mine is value, name
-        else:
-            assert (math.isnan(mine) and math.isnan(value)) or mine == pytest.approx(value, abs=1e-6), name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import yaml
 from PIL import Image, ImageDraw
 
 from clipsift_common.files import array_fingerprint
+from helpers.pictures import encode
 from selection.subset import Subset
 from selection.uids import UID_DTYPE, format_uids, sort_key
 
@@ -83,9 +83,7 @@ def _picture(colour: str, shape: str, rng: np.random.Generator) -> bytes:
     image = Image.new("RGB", (48, 36), tuple(rng.integers(180, 256, 3).tolist()))
     box = (*rng.integers(2, 14, 2).tolist(), *rng.integers(22, 34, 2).tolist())
     getattr(ImageDraw.Draw(image), shape)(box, fill=colour)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG")
-    return buffer.getvalue()
+    return encode(image, "JPEG")
 
 
 def make_run(

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-from PIL import Image
 
 from clipsift_common.clip import load_clip
 from clipsift_common.machine import Machine, make_trainer
+from helpers.pictures import picture
+from helpers.pools import sample
+from helpers.tars import Members, write_tar
+from helpers.tiny_clip import write_architecture
 from selection.settings import Teacher
 from selection.subset import Subset
 from selection.uids import parse_uids
 from training import CLIPModule
 from training.online import Online, OnlineSelection
 
-ARCHITECTURE = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "patch_size": 16, "head_width": 16},
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 2},
-}
 NUM_SHARDS, PER_SHARD = 3, 14
 NUM_KEPT = 29  # prime: no batch size divides a pass
 
@@ -34,37 +31,33 @@ def uid_of(number: int) -> str:
     return f"{number * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128:032x}"
 
 
-def jpeg(number: int) -> bytes:
-    pixels = np.random.default_rng(number).integers(0, 256, (6, 7, 3), dtype=np.uint8)
-    image = Image.fromarray(pixels).resize((44 + number % 5, 40), Image.Resampling.BICUBIC)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
+def training_sample(number: int, broken: bool = False) -> Members:
+    """A sample whose uid is :func:`uid_of`; a ``broken`` one has a JPEG that ends in the middle."""
+    image = picture(number, (44 + number % 5, 40))
+    uid = json.dumps({"uid": uid_of(number)}).encode()
+    return sample(f"{number:06d}", number, jpg=image[: len(image) // 2] if broken else image, json=uid)
 
 
-def write_pool(folder: Path, broken: tuple[int, ...] = ()) -> Path:
-    """Shards of samples 0 ... NUM_SHARDS * PER_SHARD - 1; ``broken`` ones have a JPEG that ends in the middle."""
-    folder.mkdir(parents=True)
-    for shard in range(NUM_SHARDS):
-        with tarfile.open(folder / f"{shard:08d}.tar", "w") as tar:
-            for number in range(shard * PER_SHARD, (shard + 1) * PER_SHARD):
-                image = jpeg(number)
-                members = {
-                    "jpg": image[: len(image) // 2] if number in broken else image,
-                    "txt": f"picture number {number}".encode(),
-                    "json": json.dumps({"uid": uid_of(number)}).encode(),
-                }
-                for suffix, data in members.items():
-                    info = tarfile.TarInfo(f"{number:06d}.{suffix}")
-                    info.size = len(data)
-                    tar.addfile(info, io.BytesIO(data))
+def write_shards(folder: Path, counts: Sequence[int], broken: Collection[int] = ()) -> Path:
+    """A shard of so many samples each, numbered through from 0."""
+    number = 0
+    for shard, count in enumerate(counts):
+        numbers = range(number, number + count)
+        members = [member for each in numbers for member in training_sample(each, each in broken)]
+        write_tar(folder / f"{shard:08d}.tar", members)
+        number += count
     return folder
+
+
+def write_pool(folder: Path, broken: Collection[int] = ()) -> Path:
+    """Shards of samples 0 ... NUM_SHARDS * PER_SHARD - 1."""
+    return write_shards(folder, [PER_SHARD] * NUM_SHARDS, broken)
 
 
 def write_workspace(folder: Path) -> Path:
     """``pool/``, ``tiny.json`` (architecture) and ``subset.npy`` (the last NUM_KEPT samples) in ``folder``."""
     write_pool(folder / "pool")
-    (folder / "tiny.json").write_text(json.dumps(ARCHITECTURE))
+    write_architecture(folder)
     total = NUM_SHARDS * PER_SHARD
     Subset(parse_uids([uid_of(number) for number in range(total - NUM_KEPT, total)])).save(folder / "subset.npy")
     return folder
