@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clipsift_app.demo import captions as captions
+from clipsift_app.demo import captions
 from clipsift_app.demo.glyphs import OBJECTS
 from clipsift_app.demo.patterns import SCENES, TEXTURES
 from clipsift_app.demo.pictures import (

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from clipsift_app.demo import pairs as demo_pairs
+from clipsift_app.demo import pairs
 from clipsift_app.demo.captions import GENERIC_FORMS
 from clipsift_app.demo.data import MARKER, make_demo_data
 from clipsift_app.demo.glyphs import MAIN, OBJECTS
@@ -123,38 +123,40 @@ def test_truth_names_every_pair_once_in_the_published_shares(data: Path) -> None
 
 
 def test_captions_are_what_their_kind_says() -> None:
-    pairs = defaultdict(list)
+    by_kind = defaultdict(list)
     for pair in make_pool(np.random.default_rng(0), 600):
-        pairs[pair.kind].append(pair)
-    assert all(subjects_in(pair.caption) for kind in ("good", "mismatched") for pair in pairs[kind])
-    assert all(subjects_in(pair.caption) & set(SCENES) for pair in pairs["off-target"])
-    assert not any(set(SCENES) & subjects_in(pair.caption) for pair in pairs["good"])
+        by_kind[pair.kind].append(pair)
+    assert all(subjects_in(pair.caption) for kind in ("good", "mismatched") for pair in by_kind[kind])
+    assert all(subjects_in(pair.caption) & set(SCENES) for pair in by_kind["off-target"])
+    assert not any(set(SCENES) & subjects_in(pair.caption) for pair in by_kind["good"])
     assert not any(subjects_in(form) for form in GENERIC_FORMS)
-    assert len({pair.caption for pair in pairs["generic"]}) < len(pairs["generic"])
-    copies = Counter(pair.caption for pair in pairs["duplicate"])
-    assert len(copies) == 2  # 30 pairs: 25 copies of one picture, 5 of the next
-    assert len({pair.image for pair in pairs["duplicate"]}) == len(pairs["duplicate"]), "near-duplicates, not copies"
+    assert len({pair.caption for pair in by_kind["generic"]}) < len(by_kind["generic"])
+    copies = Counter(pair.caption for pair in by_kind["duplicate"])
+    assert len(copies) == 2  # 30 by_kind: 25 copies of one picture, 5 of the next
+    assert len({pair.image for pair in by_kind["duplicate"]}) == len(by_kind["duplicate"]), (
+        "near-duplicates, not copies"
+    )
 
 
 def test_mismatched_captions_name_another_subject(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
-    show = demo_pairs._show
+    show = pairs._show
 
     def recording(rng: np.random.Generator, name: str) -> tuple[Picture, str]:
         shown.append(name)
         return show(rng, name)
 
-    monkeypatch.setattr(demo_pairs, "_show", recording)
+    monkeypatch.setattr(pairs, "_show", recording)
     rng = np.random.default_rng(1)
-    pick = demo_pairs._popular_classes(rng)
-    list(demo_pairs._make_kind(rng, "mismatched", 200, pick))
+    pick = pairs._popular_classes(rng)
+    list(pairs._make_kind(rng, "mismatched", 200, pick))
     pictures, captions = shown[::2], shown[1::2]
     assert len(pictures) == 200
     assert all(picture != caption for picture, caption in zip(pictures, captions))
 
 
 def test_popular_classes_have_a_long_tail_and_miss_none() -> None:
-    pick = demo_pairs._popular_classes(np.random.default_rng(0))
+    pick = pairs._popular_classes(np.random.default_rng(0))
     counts = Counter(pick() for _ in range(6000))
     assert set(counts) == {*OBJECTS, *TEXTURES}
     ordered = sorted(counts[name] for name in OBJECTS)

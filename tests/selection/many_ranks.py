@@ -1,4 +1,4 @@
-"""What test_ranks.py runs: ``python many_ranks.py FOLDER`` selects and exports in forked processes.
+"""What test_many_ranks.py runs: ``python many_ranks.py FOLDER`` selects and exports in forked processes.
 
 ``FOLDER/ranks1`` to ``ranks3`` hold the results of so many processes; in ``FOLDER/killed*`` one was killed on the way,
 right before the file that the folder's number counts, and two finished what it had begun. One import serves all.
@@ -20,12 +20,12 @@ import torch.distributed as dist
 from clipsift_common import files
 from clipsift_common.machine import Machine
 from helpers.pools import write_pool
-from selection import reshard as resharding
-from selection import subset_files as merge
+from selection import subset_files
 from selection.features.files import write_feature_file
+from selection.methods import vas_d
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
-from selection.registry import vas_d
+from selection.reshard import reshard
 from selection.selector import Selector
 from selection.settings import Selection
 from selection.subset import Subset
@@ -72,7 +72,7 @@ def add_column(folder: Path) -> None:
 
 def work(folder: Path, out: Path) -> None:
     """Select among the metadata; export samples of the tars, some of them twice."""
-    merge.RUN_UIDS = 20
+    subset_files.RUN_UIDS = 20
     steps = [step | ({"target": str(folder / "target.npy")} if step["score"] == "normsim" else {}) for step in STEPS]
     machine = Machine(accelerator="cpu", devices=1)
     pool = Pool(str(folder / "metadata"))
@@ -83,7 +83,7 @@ def work(folder: Path, out: Path) -> None:
     Selector(by_sets, pool, out / "sets", out / "cache", seed=3, machine=machine).run()
     index = PoolIndex.build(Pool(str(folder / "tars")), out / "cache")
     subset = Subset(np.concatenate([index.uids[::2], index.uids[::3]]))
-    resharding.reshard(index, subset, out / "shards", shard_size=8)
+    reshard(index, subset, out / "shards", shard_size=8)
 
 
 def fork(job: Callable[[], None]) -> int:

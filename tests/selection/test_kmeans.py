@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 
 from helpers.bundle import Bundle
-from selection.kernels import kmeans as module
 from selection.kernels.kmeans import kmeans, nearest
 
 
@@ -51,10 +50,10 @@ def test_a_centroid_that_loses_all_its_rows_starts_again() -> None:
 
 
 def test_looks_at_a_sample_when_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SAMPLES_PER_CENTROID", 10)
+    monkeypatch.setattr("selection.kernels.kmeans.SAMPLES_PER_CENTROID", 10)
     _, points = clouds(200)
     sampled = kmeans(points, 6)
-    monkeypatch.setattr(module, "SAMPLES_PER_CENTROID", 1000)
+    monkeypatch.setattr("selection.kernels.kmeans.SAMPLES_PER_CENTROID", 1000)
     assert sampled.shape == (6, 8)
     assert not torch.equal(sampled, kmeans(points, 6))
 

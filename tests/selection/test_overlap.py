@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipsift_common.errors import ClipsiftError
-from selection import subset_files as merge
+from selection import subset_files
 from selection.overlap import jaccard, overlaps, rank_correlation
 from selection.subset import Subset
 from selection.subset_files import Runs, combine
@@ -23,8 +23,8 @@ def subset_of(values: list[int]) -> Subset:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(merge, "STRETCH_UIDS", 4)
-    monkeypatch.setattr(merge, "_STRIDE", 2)
+    monkeypatch.setattr(subset_files, "STRETCH_UIDS", 4)
+    monkeypatch.setattr(subset_files, "_STRIDE", 2)
 
 
 @pytest.mark.usefixtures("small")
@@ -55,7 +55,7 @@ def test_combined_files_are_the_bytes_of_saved_ones(tmp_path: Path, operation: s
 
 
 def test_runs_keep_repeats_and_are_sorted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(merge, "RUN_UIDS", 4)
+    monkeypatch.setattr(subset_files, "RUN_UIDS", 4)
     runs = Runs(tmp_path, "0")
     for values in ([9, 3], [3, 1], [7]):
         runs.add(subset_of(values).uids[::-1])

@@ -17,7 +17,7 @@ from clipsift_common.machine import Machine
 from selection.features.files import FeatureFile, write_feature_file
 from selection.pool.location import Pool
 from selection.recipe.parsed import ParsedRecipe
-from selection.scoring import columns as scoring
+from selection.scoring import columns
 from selection.scoring.columns import ScorePlan, column_keys, write_scores
 from selection.scoring.files import lost_rows_of
 from selection.selector import Selector
@@ -58,7 +58,7 @@ def test_another_recipe_of_the_same_scores_computes_nothing(
     files: list[FeatureFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = write_scores(files, plan_of(tmp_path, CLIP, NEAR), tmp_path / "one")
-    monkeypatch.setattr(scoring, "_features", lambda *_: pytest.fail("features were read again"))
+    monkeypatch.setattr(columns, "_features", lambda *_: pytest.fail("features were read again"))
     again = write_scores(files, plan_of(tmp_path, NEAR | {"keep": 0.1}, CLIP | {"name": "other"}), tmp_path / "two")
     one, two = columns_of(tmp_path / "one"), columns_of(tmp_path / "two")
     np.testing.assert_array_equal(one["normsim"], two["normsim"])

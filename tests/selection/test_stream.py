@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipsift_common.errors import ClipsiftError
-from selection import subset_files as merge
+from selection import subset_files
 from selection.recipe import cut
 from selection.recipe.apply import apply_recipe
 from selection.recipe.parsed import ParsedRecipe
@@ -58,9 +58,9 @@ def some_uids(count: int, seed: int = 0, repeats: bool = True) -> np.ndarray:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits so low that every way of the streamed selection is taken."""
     monkeypatch.setattr(cut, "GATHER_UIDS", 2)
-    monkeypatch.setattr(merge, "RUN_UIDS", 7)
-    monkeypatch.setattr(merge, "STRETCH_UIDS", 4)
-    monkeypatch.setattr(merge, "_STRIDE", 2)
+    monkeypatch.setattr(subset_files, "RUN_UIDS", 7)
+    monkeypatch.setattr(subset_files, "STRETCH_UIDS", 4)
+    monkeypatch.setattr(subset_files, "_STRIDE", 2)
 
 
 def check(folder: Path, recipe: ParsedRecipe, uids: np.ndarray, columns: dict[str, np.ndarray], file_rows: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.machine import Machine
 from evaluation import TASKS, evaluate
-from evaluation.data import prompts as packaged
+from evaluation.data import prompts
 from evaluation.data.prompts import CLASSNAMES, TEMPLATES, packaged_lines
 from evaluation.data.tars import read_classnames, read_templates
 from helpers.colours import sample, toy_clip
@@ -24,7 +24,7 @@ def test_the_installed_package_is_the_one_that_is_pinned() -> None:
     import clip_benchmark
 
     folder = Path(clip_benchmark.__file__).parent / "datasets"
-    for name, expected in packaged.SHA256.items():
+    for name, expected in prompts.SHA256.items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == expected
 
 
@@ -66,7 +66,7 @@ def test_own_lines_win(tmp_path: Path) -> None:
 def test_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "datasets").mkdir()
     (tmp_path / "datasets" / CLASSNAMES).write_text(json.dumps({"mnist": ["nought"]}))
-    monkeypatch.setattr(packaged, "_package", lambda: tmp_path)
+    monkeypatch.setattr(prompts, "_package", lambda: tmp_path)
     with pytest.raises(ClipsiftError, match=r"mnist: .* is not clip_benchmark 1\.6\.2's"):
         packaged_lines(TASKS["mnist"], CLASSNAMES)
 
