@@ -132,7 +132,7 @@ def test_captions_are_what_their_kind_says() -> None:
     assert not any(subjects_in(form) for form in GENERIC_FORMS)
     assert len({pair.caption for pair in by_kind["generic"]}) < len(by_kind["generic"])
     copies = Counter(pair.caption for pair in by_kind["duplicate"])
-    assert len(copies) == 2  # 30 by_kind: 25 copies of one picture, 5 of the next
+    assert len(copies) == 2  # 30 pairs: 25 copies of one picture, 5 of the next
     assert len({pair.image for pair in by_kind["duplicate"]}) == len(by_kind["duplicate"]), (
         "near-duplicates, not copies"
     )
