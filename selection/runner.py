@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
+from selection.features.arrays import Arrays
+from selection.kernels.arrays import to_tensor
 from selection.pool.location import Pool
 from selection.recipe.parsed import ParsedRecipe
 from selection.selector import Selector
@@ -33,18 +38,34 @@ class Recipe:
         return cls(steps, *args, **operations)
 
     def run(
-        self, pool: Pool | str, features: str | None = None, out: str | Path | None = None, seed: int = 0
+        self,
+        pool: Pool | Arrays | str,
+        features: str | None = None,
+        out: str | Path | None = None,
+        seed: int = 0,
+        targets: Mapping[str, Any] | None = None,
     ) -> Subset:
-        """Score the pool's metadata and choose.
+        """Score the pool and choose.
 
         Args:
-            pool: where the metadata is.
-            features: prefix of the feature arrays there (``l14``), when the steps look at features.
+            pool: where the metadata is, or :class:`~selection.features.arrays.Arrays` in memory, which give what the
+                same rows in a metadata file named ``arrays`` would.
+            features: prefix of the feature arrays in the metadata (``l14``), when the steps look at features.
             out: keeps the score columns under ``out/selection``; without it they are dropped.
             seed: of random batches.
+            targets: (t, d) features, arrays or tensors, by the names that steps call them; a target that is not here
+                is a file or folder.
+
+        Raises:
+            ClipsiftError: for features or targets that cannot be used, or when nothing is left.
         """
+        if isinstance(pool, Arrays):
+            features = "arrays"
+        elif not isinstance(pool, Pool):
+            pool = Pool(pool)
         with TemporaryDirectory() as scratch:
             folder = Path(out or scratch)
-            pool = pool if isinstance(pool, Pool) else Pool(pool)
             selection = Selection.of(self.parsed, features)
-            return Subset.load(Selector(selection, pool, folder, folder / "cache", seed).run())
+            selector = Selector(selection, pool, folder, folder / "cache", seed)
+            selector.targets = {name: to_tensor(np.asarray(rows)) for name, rows in (targets or {}).items()}
+            return Subset(np.array(Subset.load(selector.run()).uids))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,8 +20,9 @@ from clipsift_common.distributed import barrier, rank
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import array_fingerprint, atomic_path, file_fingerprint, fingerprint, read_json, write_json
 from clipsift_common.machine import Machine, device_of
+from selection.features.arrays import Arrays
 from selection.features.embed import embed
-from selection.features.files import FeatureFile
+from selection.features.files import FeatureFile, FeatureRows
 from selection.features.target import load_target
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
@@ -30,7 +31,6 @@ from selection.recipe.parsed import ParsedRecipe
 from selection.recipe.stream import choose
 from selection.scoring.columns import BLOCK_ROWS, ScorePlan, column_keys, write_scores
 from selection.settings import Selection
-from selection.subset import Subset
 from selection.uids import uid_column
 
 EMBEDDED = "teacher"  # prefix of the feature arrays that we make ourselves
@@ -51,10 +51,11 @@ class Selector:
         teacher: gives the teacher's weights; called only when they are needed.
         trusted: folder of trusted shards, for ``target: trusted``.
         max_loss: share of the pairs that may be damaged, in [0, 1].
+        targets: features of target sets by name, (t, d) each; other targets are files or folders.
     """
 
     selection: Selection
-    pool: Pool
+    pool: Pool | Arrays
     out: Path
     cache: Path
     seed: int = 0
@@ -62,6 +63,7 @@ class Selector:
     teacher: Callable[[], LoadedCLIP] | None = None
     trusted: str | None = None
     max_loss: float = 0.01
+    targets: Mapping[str, torch.Tensor] = field(default_factory=dict)
     report: DataReport = field(default_factory=DataReport)
 
     @cached_property
@@ -74,6 +76,7 @@ class Selector:
 
     @cached_property
     def index(self) -> PoolIndex:
+        assert isinstance(self.pool, Pool)
         return PoolIndex.build(self.pool, self.cache, self.selection.embedding.workers, self.max_loss)
 
     def run(self) -> Path:
@@ -113,15 +116,17 @@ class Selector:
         barrier()
         return folder / "subset.npy"
 
-    def _choose(self, files: list[FeatureFile], plan: ScorePlan, folder: Path) -> dict[str, Any]:
+    def _choose(self, files: Sequence[FeatureRows], plan: ScorePlan, folder: Path) -> dict[str, Any]:
         gathered = None
         if self.recipe.gathers_features:
             gathered = PoolFeatures(files, plan.device, plan.target, folder, plan.normalise)
         paths = [folder / "scores" / f"{file.stem}.parquet" for file in files]
         return choose(paths, self.recipe, folder / "subset.npy", gathered, self.seed)
 
-    def _feature_files(self) -> tuple[list[FeatureFile], str]:
+    def _feature_files(self) -> tuple[Sequence[FeatureRows], str]:
         """The metadata to score and its fingerprint: the pool's own, or made here from its tars."""
+        if isinstance(self.pool, Arrays):
+            return [self.pool], self.pool.fingerprint()
         if self.selection.features or (self.pool.metadata and not self.clip):
             files = [FeatureFile(path, self.selection.features) for path in self.pool.metadata]
             if not files:
@@ -168,7 +173,10 @@ class Selector:
 
         def target(source: str) -> torch.Tensor:
             if source not in loaded:
-                loaded[source] = load_target(source, self.clip, name, self.cache, device, self.trusted).to(device)
+                given = self.targets.get(source)
+                if given is None:
+                    given = load_target(source, self.clip, name, self.cache, device, self.trusted)
+                loaded[source] = given.to(device)
             return loaded[source]
 
         for source in self.recipe.targets:  # before the ranks part: making one is a collective
@@ -190,8 +198,3 @@ def _write_uids(path: Path, uids: np.ndarray) -> None:
     if not path.is_file():
         with atomic_path(path) as temporary:
             pq.write_table(pa.table({"uid": uid_column(uids)}), temporary)
-
-
-def load_selected(out: Path) -> Subset:
-    """The subset of a run directory."""
-    return Subset.load(out / "selection" / "subset.npy")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
+import string
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import atomic_path
-from selection.uids import UID_DTYPE, is_sorted, search_uids, sort_uids
+from selection.uids import UID_DTYPE, is_sorted, is_uid, parse_uids, search_uids, sort_uids
+
+_TEXT = frozenset(string.printable.encode())
 
 
 class Subset:
@@ -25,11 +30,19 @@ class Subset:
         self.uids = sort_uids(uids)
 
     @classmethod
+    def of(cls, source: str | Path | np.ndarray | Iterable[str]) -> Subset:
+        """The subset that ``source`` means: a file (see :meth:`load`), an array of uids, or hex strings."""
+        if isinstance(source, str | Path):
+            return cls.load(source)
+        return cls(source if isinstance(source, np.ndarray) and source.dtype == UID_DTYPE else parse_uids(list(source)))
+
+    @classmethod
     def load(cls, path: str | Path) -> Subset:
         """Open a subset file, memory mapped: one of billions of uids takes no memory until it is looked into.
 
-        A name that does not end in ``.npy`` is taken for uids without a header, as DataComp's tools also write them.
-        A file that is unsorted is read whole and sorted; one of another dtype is refused.
+        A file that does not end in ``.npy`` holds either a hex string per line, or uids without a header, as
+        DataComp's tools also write them: which of the two, its content tells. A file that is unsorted is read whole
+        and sorted; one of another dtype is refused.
         """
         if not Path(path).is_file():
             raise ClipsiftError(f"subset: {path} does not exist")
@@ -105,8 +118,31 @@ def _mapped(path: Path) -> np.ndarray:
     try:
         if path.suffix == ".npy":
             return np.load(path, mmap_mode="r", allow_pickle=False)
+        if _is_text(path):
+            return _from_lines(path)
         if path.stat().st_size % UID_DTYPE.itemsize:
             raise ValueError(f"its size is no multiple of {UID_DTYPE.itemsize} bytes")
         return np.memmap(path, UID_DTYPE, "r") if path.stat().st_size else np.empty(0, UID_DTYPE)
     except (ValueError, OSError, EOFError) as error:
         raise ClipsiftError(f"subset: {path} is no .npy file of uids ({error})") from error
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file begins as text does; 16 bytes of a uid are printable by chance in one of ten million."""
+    with open(path, "rb") as handle:
+        start = handle.read(4096).removeprefix(codecs.BOM_UTF8)
+    return bool(start) and all(byte in _TEXT for byte in start)
+
+
+def _from_lines(path: Path) -> np.ndarray:
+    """The uids of a text file, one per line; blank lines, and a first line that only says ``uid``, hold none."""
+    with open(path, encoding="utf-8-sig") as handle:
+        lines = [(number, text) for number, line in enumerate(handle, start=1) if (text := line.strip())]
+    if lines and lines[0][1].lower() == "uid":
+        del lines[0]
+    wrong = next(((number, text) for number, text in lines if not is_uid(text)), None)
+    if wrong:
+        raise ClipsiftError(
+            f"subset: {path} line {wrong[0]}: {wrong[1][:60]!r} is no uid; one of 32 hex characters a line"
+        )
+    return parse_uids([text for _, text in lines])

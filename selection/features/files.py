@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import fsspec
 import numpy as np
@@ -20,6 +20,39 @@ from selection.pool.location import stem
 from selection.uids import parse_uids, uid_column
 
 NORM_TOLERANCE = 0.01  # fp16 storage moves the norm of a unit vector by up to 2.5e-4
+
+
+class FeatureRows(Protocol):
+    """n pairs that are scored in one go: a :class:`FeatureFile`, or :class:`selection.features.arrays.Arrays`."""
+
+    @property
+    def path(self) -> str:
+        """What errors call them."""
+
+    @property
+    def stem(self) -> str:
+        """Their name in the pool; also what their random numbers are seeded with."""
+
+    def num_rows(self) -> int:
+        """n."""
+
+    def fingerprint(self) -> str:
+        """Hash that changes with the content."""
+
+    def uids(self) -> np.ndarray:
+        """(n,) uids of the rows."""
+
+    def column_names(self) -> list[str]:
+        """The metadata columns there are."""
+
+    def column(self, name: str) -> np.ndarray:
+        """(n,) values of one metadata column."""
+
+    def image(self) -> np.ndarray:
+        """(n, d) image features."""
+
+    def text(self) -> np.ndarray:
+        """(n, d) text features."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from selection.kernels.arrays import on_arrays
 from selection.kernels.checks import check_pair, check_same_width, check_temperature
 from selection.kernels.tiles import fill_rows, product_sums, product_tiles, row_tiles
 
@@ -19,6 +20,7 @@ from selection.kernels.tiles import fill_rows, product_sums, product_tiles, row_
 HEADROOM = 60.0
 
 
+@on_arrays
 def contrastive_normaliser(image: Tensor, text: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Row and column log-sum-exp of ``image @ text.T / temperature``.
 

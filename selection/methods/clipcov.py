@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from selection.kernels.arrays import on_arrays
 from selection.kernels.checks import check_features, check_pair, check_same_width
 from selection.kernels.moments import group_means
 from selection.kernels.tiles import ROW_TILE, fill_rows, product_sums, tile_map, tiles
@@ -36,6 +37,7 @@ from selection.registry import Candidates, indices_to_mask, register_method
 from selection.scores.clip_score import clip_score
 
 
+@on_arrays
 def clipcov(image: Tensor, text: Tensor, class_text: Tensor, size: int, block: int = 200) -> Tensor:
     """(size,) int64 indices in the order of selection.
 

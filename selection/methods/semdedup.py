@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from selection.kernels.arrays import on_arrays
 from selection.kernels.checks import check_features, check_same_width
 from selection.kernels.kmeans import kmeans, nearest
 from selection.kernels.moments import group_means
@@ -15,6 +16,7 @@ from selection.options import PositiveInt
 from selection.registry import Candidates, register_method
 
 
+@on_arrays
 def semdedup(features: Tensor, clusters: Tensor, epsilon: float, keep: str = "hard") -> Tensor:
     """(n,) bool mask of the samples that stay.
 

@@ -6,10 +6,12 @@ from typing import Annotated
 
 import numpy as np
 
+from selection.kernels.arrays import on_tensors
 from selection.options import PositiveInt, Range
 from selection.registry import Candidates, register_method
 
 
+@on_tensors
 def soft_cap_sampling(
     scores: np.ndarray, size: int, alpha: float = 0.15, batch_size: int = 100_000, seed: int = 0
 ) -> np.ndarray:
@@ -44,6 +46,7 @@ def soft_cap_sampling(
     return counts
 
 
+@on_tensors
 def hard_cap_sampling(scores: np.ndarray, size: int, cap: int, seed: int = 0) -> np.ndarray:
     """(n,) int64 counts per sample, ``size`` in all: HCS.
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from clipsift_common.distributed import rank, sum_over_ranks, world_size
+from selection.kernels.arrays import on_arrays
 from selection.kernels.checks import check_features, check_same_width
 from selection.kernels.moments import gram
 from selection.kernels.tiles import ROW_TILE, fill_rows, tile_map, tiles
@@ -21,6 +22,7 @@ from selection.options import PositiveInt, Share
 from selection.registry import MOMENT, Candidates, indices_to_mask, register_method
 
 
+@on_arrays
 def vas_d(
     features: Tensor,
     size: int,

@@ -15,7 +15,7 @@ from torch import Tensor
 from clipsift_common.distributed import barrier, gather_objects, rank, sum_over_ranks, world_size
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.progress import track
-from selection.features.files import FeatureFile, bad_rows, copy_rows, normalised
+from selection.features.files import FeatureRows, bad_rows, copy_rows, normalised
 from selection.kernels.moments import gram
 from selection.registry import MOMENT, Candidates
 
@@ -34,7 +34,7 @@ class PoolFeatures:
         normalise: bring every row to unit length.
     """
 
-    files: Sequence[FeatureFile]
+    files: Sequence[FeatureRows]
     device: torch.device
     target: Callable[[str], Tensor]
     scratch: Path

@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from selection.kernels.arrays import on_arrays
 from selection.kernels.checks import check_pair
 from selection.kernels.tiles import ROW_TILE, tiles
 from selection.registry import FeatureBlock, register
 
 
+@on_arrays
 def clip_score(image: Tensor, text: Tensor) -> Tensor:
     """(n,) float32 inner products of the rows of ``image`` and ``text``, both (n, d); cosines for unit rows.
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from selection.kernels.arrays import on_arrays
 from selection.kernels.checks import check_features, check_same_width
 from selection.kernels.moments import gram, quadratic
 from selection.kernels.tiles import fill_rows, product_tiles, row_tiles
@@ -20,6 +21,7 @@ from selection.options import Range
 from selection.registry import FeatureBlock, register
 
 
+@on_arrays
 def normsim(features: Tensor, target: Tensor, p: float = 2) -> Tensor:
     """(n,) float32 p-norms of the inner products of each row of ``features`` (n, d) with the rows of ``target`` (t, d).
 

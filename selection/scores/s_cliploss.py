@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from selection.kernels.arrays import on_arrays
 from selection.kernels.checks import check_temperature
 from selection.kernels.logsumexp import bank_normaliser, contrastive_normaliser
 from selection.options import PositiveFloat, PositiveInt, Range
@@ -25,6 +26,7 @@ from selection.registry import FeatureBlock, register
 from selection.scores.clip_score import clip_score
 
 
+@on_arrays
 def s_cliploss(
     image: Tensor,
     text: Tensor,

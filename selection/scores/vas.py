@@ -11,12 +11,14 @@ from typing import Literal
 from torch import Tensor
 
 from clipsift_common.errors import ClipsiftError
+from selection.kernels.arrays import on_arrays
 from selection.kernels.checks import check_features, check_same_shape, check_same_width
 from selection.kernels.moments import gram, quadratic
 from selection.registry import FeatureBlock, register
 from selection.scores.normsim import kept_gram
 
 
+@on_arrays
 def second_moment(a: Tensor, b: Tensor | None = None) -> Tensor:
     """(d, d) float32 mean over rows of the outer products ``a_i b_i^T`` (``b`` defaults to ``a``), uncentred.
 
@@ -27,6 +29,7 @@ def second_moment(a: Tensor, b: Tensor | None = None) -> Tensor:
     return gram(a, b) / len(a)
 
 
+@on_arrays
 def vas(features: Tensor, moment: Tensor, other: Tensor | None = None) -> Tensor:
     """(n,) float32 ``x_i^T moment y_i`` for the rows x of ``features`` (n, d) and y of ``other``, by default x too.
 

@@ -16,7 +16,7 @@ from clipsift_common.distributed import barrier, gather_objects, rank, world_siz
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import fingerprint
 from clipsift_common.progress import Progress
-from selection.features.files import FeatureFile, bad_norms, copy_rows, off_unit, row_norms
+from selection.features.files import FeatureRows, bad_norms, copy_rows, off_unit, row_norms
 from selection.registry import FeatureBlock
 from selection.scores import SCORES
 from selection.scoring.column import Column
@@ -61,19 +61,19 @@ class ScorePlan:
         """Identity of a score file."""
         return fingerprint([[column.name, self.keys[column.name]] for column in self.columns])
 
-    def cached(self, column: Column, file: FeatureFile) -> Path:
+    def cached(self, column: Column, file: FeatureRows) -> Path:
         """Where a column's scores of a file are kept."""
         return self.cache / self.keys[column.name] / f"{file.stem}.parquet"
 
 
-def make_blocks(files: list[FeatureFile], block_rows: int) -> list[list[FeatureFile]]:
+def make_blocks(files: Sequence[FeatureRows], block_rows: int) -> list[list[FeatureRows]]:
     """Group consecutive files so that every block has ``block_rows`` rows, when the pool has (0: a block is a file).
 
     The scores of a file depend on what else is in its normaliser. DataComp's files (half a million rows) are a block
     each, as in the reference; small files are scored together, so that a short one does not get an easier normaliser
     and a larger share of a global cut. What is left at the end joins the block before it.
     """
-    blocks: list[list[FeatureFile]] = []
+    blocks: list[list[FeatureRows]] = []
     rows = block_rows
     for file in files:
         if rows >= block_rows:
@@ -87,7 +87,7 @@ def make_blocks(files: list[FeatureFile], block_rows: int) -> list[list[FeatureF
     return blocks
 
 
-def write_scores(files: list[FeatureFile], plan: ScorePlan, folder: Path) -> DataReport:
+def write_scores(files: Sequence[FeatureRows], plan: ScorePlan, folder: Path) -> DataReport:
     """Write ``folder/<stem>.parquet`` (uid, one float32 column per score) for every feature file.
 
     Blocks are split over ranks; a block depends on nothing but its own files, the plan and its position-free seed, so
@@ -121,7 +121,7 @@ def write_scores(files: list[FeatureFile], plan: ScorePlan, folder: Path) -> Dat
     return merged
 
 
-def _write_block(block: list[FeatureFile], plan: ScorePlan, folder: Path) -> None:
+def _write_block(block: Sequence[FeatureRows], plan: ScorePlan, folder: Path) -> None:
     """Compute the columns that the cache does not have, then put all of them into the block's score files."""
     missing = [
         column
@@ -154,7 +154,7 @@ def _score(column: Column, good: np.ndarray, features: FeatureBlock, path: str) 
     return scores
 
 
-def _features(block: list[FeatureFile], plan: ScorePlan) -> tuple[dict[str, np.ndarray], FeatureBlock]:
+def _features(block: Sequence[FeatureRows], plan: ScorePlan) -> tuple[dict[str, np.ndarray], FeatureBlock]:
     """(n,) masks of the block's rows that are lost, by cause, and what the plan needs of the others, on its device.
 
     Features keep the dtype of the file: in float32, a file of DataComp's medium pool would take 3 GB.
@@ -173,7 +173,7 @@ def _features(block: list[FeatureFile], plan: ScorePlan) -> tuple[dict[str, np.n
     return lost, FeatureBlock(image, text, seed, _Columns(block, good), plan.target)
 
 
-def _warn_of_lengths(block: list[FeatureFile], tower: str, norms: np.ndarray) -> None:
+def _warn_of_lengths(block: Sequence[FeatureRows], tower: str, norms: np.ndarray) -> None:
     rows = np.flatnonzero(off_unit(norms))
     if len(rows):
         starts = np.cumsum([0, *(file.num_rows() for file in block)])
@@ -219,7 +219,7 @@ def _good_rows(features: np.ndarray, good: np.ndarray, plan: ScorePlan) -> np.nd
 class _Columns(Mapping[str, np.ndarray]):
     """The block's metadata columns, usable rows only, read when asked for."""
 
-    def __init__(self, block: list[FeatureFile], good: np.ndarray) -> None:
+    def __init__(self, block: Sequence[FeatureRows], good: np.ndarray) -> None:
         self.block, self.good = block, good
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -232,7 +232,7 @@ class _Columns(Mapping[str, np.ndarray]):
         return len(self.block[0].column_names())
 
 
-def _stacked(block: list[FeatureFile], tower: str) -> np.ndarray:
+def _stacked(block: Sequence[FeatureRows], tower: str) -> np.ndarray:
     parts = [getattr(file, tower)() for file in block]
     parts = [part for part in parts if len(part)] or parts[:1]
     widths = {part.shape[1] for part in parts}

@@ -76,7 +76,7 @@ def test_files_without_a_header_are_mapped(tmp_path: Path) -> None:
     assert Subset.load(tmp_path / "unsorted") == subset
     (tmp_path / "empty").write_bytes(b"")
     assert len(Subset.load(tmp_path / "empty")) == 0
-    (tmp_path / "odd").write_bytes(b"12345")
+    (tmp_path / "odd").write_bytes(b"\x00\x01\x02\x03\x04")
     with pytest.raises(ClipsiftError, match=r"odd .* no multiple of 16"):
         Subset.load(tmp_path / "odd")
 

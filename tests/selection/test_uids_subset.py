@@ -143,3 +143,21 @@ def test_files_round_trip_sorted_and_others_are_refused(tmp_path: Path) -> None:
     for name, words in (("wrong.npy", "int64"), ("noise.npy", "no .npy file"), ("absent.npy", "does not exist")):
         with pytest.raises(ClipsiftError, match=words):
             Subset.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("head", ["", "uid\n", "\ufeff"])
+@pytest.mark.parametrize("count", [1, 3, 16, 33])  # 16 lines of 33 characters: a size that raw uids could have
+def test_a_text_file_of_uids_is_never_read_as_bytes(tmp_path: Path, ending: str, head: str, count: int) -> None:
+    texts = [f"{number:032x}" for number in range(count, 0, -1)]
+    for name in ("uids.txt", "uids", "uids.csv"):
+        (tmp_path / name).write_bytes((head + "".join(text + ending for text in texts)).encode())
+        assert format_uids(Subset.of(tmp_path / name).uids) == sorted(texts)
+    assert Subset.of(texts) == Subset.of(iter(texts)) == Subset.of(parse_uids(texts))
+
+
+@pytest.mark.parametrize("line", ["no uid at all", "g" * 32, "a" * 33, "0x12"])
+def test_a_text_file_with_a_line_that_is_no_uid_is_refused_by_line(tmp_path: Path, line: str) -> None:
+    (tmp_path / "uids.txt").write_text(f"{'a' * 32}\n\n{line}\n")
+    with pytest.raises(ClipsiftError, match=r"uids.txt line 3: .* is no uid"):
+        Subset.load(tmp_path / "uids.txt")
