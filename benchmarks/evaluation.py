@@ -34,7 +34,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else this file w
 from benchmarks.evaluation_data import FLICKR, SHARDS, make_data
 from benchmarks.measure import describe_machine, peak_memory
 from clipsift_common.clip import LoadedCLIP, create_clip, evaluation_transform, get_tokenizer
-from clipsift_common.machine import Machine, quiet_libraries
+from clipsift_common.machine import Machine
+from clipsift_common.quiet import quiet_libraries
 from evaluation import TASKS, evaluate
 from evaluation.data.archives import ZipImages, read_rows
 from evaluation.data.loader import TaskLoader

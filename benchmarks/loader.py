@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else this file w
 from benchmarks.loader_data import make_shards, write_shards
 from benchmarks.measure import describe_machine
 from clipsift_common.clip import get_tokenizer
-from clipsift_common.machine import quiet_libraries
+from clipsift_common.quiet import quiet_libraries
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
 from selection.pool.scan import ROW_DTYPE

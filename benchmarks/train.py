@@ -28,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else this file w
 
 from benchmarks.measure import describe_machine
 from clipsift_common.clip import create_clip
-from clipsift_common.machine import Machine, quiet_libraries
+from clipsift_common.machine import Machine
+from clipsift_common.quiet import quiet_libraries
 from training.fit import make_fit_trainer
 from training.loader import GlobalBatchLoader
 from training.loss import contrastive_loss

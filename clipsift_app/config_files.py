@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
@@ -21,7 +23,7 @@ def find_config(name: str, folder: Path | None = None) -> Path | None:
     inside = Path(*given.parts[1:]) if given.parts[:1] == ("configs",) else given
     base = folder or Path.cwd()
     for path in (base / given, base / "configs" / inside, CONFIGS / inside):
-        for candidate in (path, path.with_name(f"{path.name}.yaml")):
+        for candidate in (path, Path(f"{path}.yaml")):
             if candidate.is_file():
                 return candidate
     return None
@@ -34,13 +36,8 @@ def packaged_configs() -> Iterator[tuple[str, str]]:
 
 
 def _headline(path: Path) -> str:
-    """What the comment at the head of a file says first, up to the end of its sentence or paragraph."""
-    words: list[str] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        text = line.removeprefix("#").strip()
-        if not line.startswith("#") or not text or line.startswith("#   "):
-            break
-        words.append(text)
-        if text.endswith((".", ":")):
-            break
-    return " ".join(words).rstrip(":.")
+    """The first sentence of the comment at the head of a file; an indented line or an empty one ends it too."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    head = takewhile(lambda line: re.match(r"# ?\S", line), lines)
+    sentence, _, _ = " ".join(line.removeprefix("#").strip() for line in head).partition(". ")
+    return sentence.rstrip(":.")

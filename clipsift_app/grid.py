@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from clipsift_app.config_files import find_config
 from clipsift_app.includes import with_includes
 from clipsift_app.parsing import parse_run
 from clipsift_app.provenance import begin
@@ -109,8 +110,9 @@ def _cells(recipes: list[str], seeds: list[str], rest: list[str]) -> list[Cell]:
     configs = [word for word in rest if word.startswith("--config=")]
     others = [word for word in rest if not word.startswith("--config=")]
     base = parse_run(rest)
-    named = {_name(path): [f"--config={path}"] for path in recipes} if recipes else {base.name: []}
-    if len(named) < len(recipes):
+    files = [_recipe_file(recipe) for recipe in recipes]
+    named = {_name(file): [f"--config={file}"] for file in files} if files else {base.name: []}
+    if len(named) < len(files):
         raise ClipsiftError("recipes: two of them have one name; set name in one of the files")
     cells = []
     for seed in dict.fromkeys(int(word) for word in seeds or [str(base.seed)]):
@@ -121,10 +123,14 @@ def _cells(recipes: list[str], seeds: list[str], rest: list[str]) -> list[Cell]:
     return cells
 
 
-def _name(recipe: str) -> str:
-    """The name in a recipe's file, else the file's."""
-    path = Path(recipe)
-    if not path.is_file():
+def _recipe_file(recipe: str) -> Path:
+    path = find_config(recipe)
+    if path is None:
         raise ClipsiftError(f"recipes: {recipe} does not exist")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return str((values.get("name") if isinstance(values, dict) else None) or path.stem)
+    return path
+
+
+def _name(recipe: Path) -> str:
+    """The name in a recipe's file, else the file's."""
+    values = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    return str((values.get("name") if isinstance(values, dict) else None) or recipe.stem)

@@ -8,9 +8,8 @@ import os
 import sys
 import traceback
 
-from clipsift_common.distributed import rank, world_size
 from clipsift_common.errors import ClipsiftError
-from clipsift_common.machine import quiet_libraries
+from clipsift_common.quiet import quiet_libraries
 
 
 def run_verb(verb: str, arguments: list[str]) -> int:
@@ -30,7 +29,7 @@ def run_verb(verb: str, arguments: list[str]) -> int:
             print(error.code, file=sys.stderr)
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     except Exception as error:
-        if rank() > 0 and isinstance(error, RuntimeError) and "closed by peer" in str(error):
+        if _on_rank() and isinstance(error, RuntimeError) and "closed by peer" in str(error):
             print(f"clipsift: {_on_rank()}ended because another rank did", file=sys.stderr)
         else:
             traceback.print_exc()
@@ -39,11 +38,15 @@ def run_verb(verb: str, arguments: list[str]) -> int:
 
 
 def _on_rank() -> str:
+    from clipsift_common.distributed import rank  # here: a verb that needs no torch starts at once
+
     return f"rank {rank()}: " if rank() > 0 else ""
 
 
 def _end_all(status: int) -> int:
     """Leave at once when other ranks may be waiting in a collective; the launcher ends them when it sees us gone."""
+    from clipsift_common.distributed import world_size  # here: as above
+
     if world_size() > 1:
         sys.stderr.flush()
         os._exit(status)

@@ -8,7 +8,7 @@ from typing import Any
 import jsonargparse
 
 from clipsift_app.includes import with_includes
-from clipsift_app.paths import expand_home
+from clipsift_app.paths import absolute, expand_home
 from clipsift_app.run_cli import one_line
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.machine import Machine
@@ -28,6 +28,8 @@ def parse_settings(kind: Callable[..., Any], arguments: list[str], positional: s
     try:
         values = expand_home(parser.parse_args(with_includes(arguments)).as_dict())
         values.pop("config", None)
+        if values.get("model"):
+            values["model"] = absolute(values["model"])  # may be one of the packaged JSON files
         if isinstance(values.get("trainer"), dict):
             values["trainer"] = Machine(**values["trainer"])
         return kind(**values)

@@ -21,7 +21,7 @@ def version_line() -> str:
     """What ``clipsift --version`` prints."""
     accelerator = "auto" if torch.cuda.is_available() else "cpu"
     parts = (
-        f"clipsift {metadata.version('clipsift')}",
+        f"clipsift {versions().get('clipsift', 'not installed')}",
         f"commit {commit() or 'unknown (no checkout)'}",
         f"torch {torch.__version__}",
         f"device {device_name(accelerator)}",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from lightning.fabric.strategies import DDPStrategy
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from clipsift_common.errors import ClipsiftError
+from clipsift_common.quiet import quiet_libraries
 
 # How long a rank waits for the others. Rank 0 trains the teacher and merges large pools alone; a rank that dies is
 # noticed at once by the launcher, so a long patience costs nothing.
@@ -163,24 +163,3 @@ def num_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def quiet_libraries() -> None:
-    """Silence what Lightning and its friends say about things we have arranged on purpose."""
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.ERROR)
-    for message in (
-        ".*does not have many workers.*",
-        ".*Couldn't infer the batch indices.*",
-        ".*predict_dataloader.*",
-        ".*isinstance.treespec, LeafSpec.*",
-        ".*Trying to infer the `batch_size`.*",
-        ".*no CUDA runtime is found.*",
-        ".*torch.distributed.nn.functional.all_gather is deprecated.*",
-        ".*Grad strides do not match bucket view strides.*",
-        ".*Total length of `list` across ranks is zero.*",
-        ".*WeightAveraging callback with a model that overrides the configure_model.*",  # it does nothing without FSDP
-        ".*LightningCLI's args parameter is intended.*",
-    ):
-        warnings.filterwarnings("ignore", message)

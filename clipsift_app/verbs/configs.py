@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from rich.table import Table
-
 from clipsift_app.config_files import find_config, packaged_configs
 from clipsift_common.errors import ClipsiftError
-from clipsift_common.progress import make_console
 
 _USAGE = "clipsift configs lists them, clipsift configs scale/small prints one"
 
@@ -25,7 +22,8 @@ def run(arguments: list[str]) -> None:
 
 
 def _list() -> None:
-    table = Table("--config", "what it sets", box=None)
-    for name, headline in packaged_configs():
-        table.add_row(name, headline)
-    make_console().print(table)
+    """One line each, so that ``grep`` finds one."""
+    found = list(packaged_configs())
+    width = max(len(name) for name, _ in found)
+    for name, headline in found:
+        print(f"{name:<{width}}  {headline}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from clipsift_app.paths import subset_file
+from clipsift_app.paths import expand_home, subset_file
 from clipsift_app.report.score_sample import read_scores
 from clipsift_app.verb_settings import parse_settings
 from clipsift_common.errors import ClipsiftError
@@ -34,7 +34,7 @@ class SubsetSettings:
 
 def run(arguments: list[str]) -> None:
     split = next((i for i, word in enumerate(arguments) if word.startswith("-")), len(arguments))
-    words, rest = arguments[:split], arguments[split:]
+    words, rest = expand_home(arguments[:split]), arguments[split:]
     settings = parse_settings(SubsetSettings, rest)
     if len(words) < 2 or words[0] not in ("info", "compare", *_OPERATIONS):
         raise ClipsiftError(f"subset: say {_USAGE}")

@@ -12,7 +12,7 @@ import yaml
 from clipsift_app.parsing import parse_run
 from clipsift_app.stages import run_fit
 from clipsift_common.errors import ClipsiftError
-from clipsift_common.machine import quiet_libraries
+from clipsift_common.quiet import quiet_libraries
 from helpers.workspace import write_workspace
 
 

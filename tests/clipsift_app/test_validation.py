@@ -16,7 +16,8 @@ from clipsift_app.validation import Validate, Validation, _set_aside
 from clipsift_common.clip import load_clip
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import file_fingerprint
-from clipsift_common.machine import Machine, quiet_libraries
+from clipsift_common.machine import Machine
+from clipsift_common.quiet import quiet_libraries
 from evaluation import evaluate
 from evaluation.run import evaluate_in_place
 from evaluation.tasks import select_tasks

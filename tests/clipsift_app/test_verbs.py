@@ -8,9 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from clipsift import main
 from clipsift_app.program import run_verb
-from clipsift_app.verbs import VERBS
 from clipsift_common.files import read_json
 from helpers.workspace import write_workspace
 
@@ -22,14 +20,6 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = [f"--config={folder / 'config.yaml'}", f"--out={folder / 'run'}", "--data.workers=0"]
     assert run_verb("fit", arguments) == 0
     return folder
-
-
-def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["--help"])
-    printed = capsys.readouterr().out
-    assert all(verb in printed for verb in VERBS)
-    with pytest.raises(SystemExit, match="no verb is named 'slect'"):
-        main(["slect"])
 
 
 def test_fit_selects_first_and_reports_what_was_lost(workspace: Path) -> None:

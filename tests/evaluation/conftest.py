@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from clipsift_common.clip import LoadedCLIP, load_clip
-from clipsift_common.machine import Machine, quiet_libraries
+from clipsift_common.machine import Machine
+from clipsift_common.quiet import quiet_libraries
 
 CPU = Machine(accelerator="cpu", devices=1)
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from clipsift_common.machine import Machine, quiet_libraries
+from clipsift_common.machine import Machine
+from clipsift_common.quiet import quiet_libraries
 from helpers.training_run import RecordingCLIP, data_options, write_workspace
 from training import PoolDataModule
 
