@@ -2,14 +2,59 @@
 
 The one program. It is a console script (``clipsift VERB ...``) and a path that launchers take
 (``fabric run --devices 8 clipsift.py VERB ...``, ``torchrun --nproc_per_node 8 clipsift.py VERB ...``).
+
+``import clipsift`` gives what a notebook or a trainer of one's own needs (``dir(clipsift)``), each imported when it is
+first used.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evaluation import TASKS as TASKS, evaluate as evaluate, summarise as summarise
+    from selection import (
+        Arrays as Arrays,
+        Pool as Pool,
+        Recipe as Recipe,
+        Subset as Subset,
+        clip_score as clip_score,
+        clipcov as clipcov,
+        contrastive_normaliser as contrastive_normaliser,
+        normsim as normsim,
+        s_cliploss as s_cliploss,
+        second_moment as second_moment,
+        semdedup as semdedup,
+        soft_cap_sampling as soft_cap_sampling,
+        vas as vas,
+        vas_d as vas_d,
+    )
+    from training import CLIPModule as CLIPModule, Keep as Keep, PoolDataModule as PoolDataModule, batches as batches
+
+_PUBLIC = {
+    "selection": "Arrays Pool Recipe Subset clip_score s_cliploss contrastive_normaliser normsim second_moment vas "
+    "vas_d clipcov semdedup soft_cap_sampling",
+    "training": "CLIPModule Keep PoolDataModule batches",
+    "evaluation": "TASKS evaluate summarise",
+}
+_HOMES = {name: home for home, names in _PUBLIC.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, by PEP 562."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'clipsift' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*_HOMES, "main"])
+
 
 _PACKAGES = ("clipsift_common", "selection", "training", "evaluation", "clipsift_app")
 

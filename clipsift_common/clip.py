@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
 from clipsift_common.errors import ClipsiftError
-from clipsift_common.files import file_fingerprint, fingerprint, read_json
+from clipsift_common.files import FINGERPRINT_LENGTH, file_fingerprint, fingerprint, read_json
 
 CONFIG_NAME = "open_clip_config.json"  # open_clip's names for the files of a model folder
 WEIGHTS_NAME = "open_clip_model.safetensors"
@@ -120,6 +121,42 @@ def _load_folder(folder: Path, pretrained: str | None) -> LoadedCLIP:
     weights = folder / WEIGHTS_NAME
     identity = file_fingerprint(weights) if weights.is_file() else fingerprint(str(folder))
     return LoadedCLIP(loaded.eval(), preprocess, tokenizer, identity)
+
+
+def wrap_clip(
+    model: torch.nn.Module,
+    preprocess: Callable[[Any], torch.Tensor] | None = None,
+    tokenizer: Callable[[list[str]], torch.Tensor] | None = None,
+) -> LoadedCLIP:
+    """A CLIP that is in memory, as one that was loaded; it is put into eval mode.
+
+    Args:
+        model: has ``encode_image`` and ``encode_text``, as open_clip's models do.
+        preprocess: picture to (3, h, w) tensor; by default open_clip's evaluation transform for the model.
+        tokenizer: list of strings to (n, context) ids.
+
+    Raises:
+        ClipsiftError: when one of them is missing and the model does not tell it.
+    """
+    for method in ("encode_image", "encode_text"):
+        if not callable(getattr(model, method, None)):
+            raise ClipsiftError(f"model: a {type(model).__name__} has no {method}; give a CLIP as open_clip makes it")
+    if tokenizer is None:
+        raise ClipsiftError("tokenizer: is missing; open_clip.get_tokenizer(NAME) gives an architecture's")
+    if preprocess is None:
+        if not hasattr(getattr(model, "visual", None), "preprocess_cfg"):
+            raise ClipsiftError("preprocess: is missing, and the model does not say how its pictures are prepared")
+        preprocess = evaluation_transform(model)
+    return LoadedCLIP(model.eval(), preprocess, tokenizer, _weights_fingerprint(model))
+
+
+def _weights_fingerprint(model: torch.nn.Module) -> str:
+    """Hash of names and values of all weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()[:FINGERPRINT_LENGTH]
 
 
 def evaluation_transform(model: torch.nn.Module) -> Callable[[Any], torch.Tensor]:

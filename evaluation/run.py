@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
 
-from clipsift_common.clip import LoadedCLIP
+from clipsift_common.clip import LoadedCLIP, wrap_clip
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.machine import Machine, make_trainer
 from evaluation.data.loader import TaskLoader
@@ -28,7 +29,7 @@ PRECISIONS = ("fp32", "amp")
 
 
 def evaluate(
-    model: LoadedCLIP,
+    model: LoadedCLIP | torch.nn.Module,
     data: str | Path,
     out: str | Path | None = None,
     tasks: Sequence[str] | None = None,
@@ -37,11 +38,14 @@ def evaluate(
     batch_size: int = 128,
     workers: int = 4,
     machine: Machine | None = None,
+    preprocess: Callable[[Any], torch.Tensor] | None = None,
+    tokenizer: Callable[[list[str]], torch.Tensor] | None = None,
 ) -> list[Result]:
     """Evaluate a CLIP on DataComp's tasks, going on where an earlier call with the same ``out`` stopped.
 
     Args:
-        model: what to evaluate.
+        model: what to evaluate: a loaded CLIP, or a model object with ``tokenizer`` and, unless it is open_clip's,
+            ``preprocess`` (see :func:`clipsift_common.clip.wrap_clip`).
         data: folder that holds the tasks' folders, as DataComp's download script leaves it.
         out: folder for ``eval_results.jsonl`` and ``summary.json``; None: results are only returned.
         tasks: keys, names of groups, globs; None: every task whose folder is there.
@@ -60,6 +64,8 @@ def evaluate(
         ClipsiftError: for settings that make no sense; for results in ``out`` of another model, rules or precision;
             and, after all others are done and kept, if a task failed, naming it.
     """
+    if not isinstance(model, LoadedCLIP):
+        model = wrap_clip(model, preprocess, tokenizer)
     if rules not in RULES:
         raise ClipsiftError(f"rules: {rules} is not one of {', '.join(RULES)}")
     if precision not in PRECISIONS:

@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     from selection.kernels.logsumexp import contrastive_normaliser as contrastive_normaliser
     from selection.methods.clipcov import clipcov as clipcov
     from selection.methods.semdedup import semdedup as semdedup
-    from selection.methods.soft_cap_sampling import hard_cap_sampling as hard_cap_sampling
-    from selection.methods.soft_cap_sampling import soft_cap_sampling as soft_cap_sampling
+    from selection.methods.soft_cap_sampling import (
+        hard_cap_sampling as hard_cap_sampling,
+        soft_cap_sampling as soft_cap_sampling,
+    )
     from selection.methods.vas_d import vas_d as vas_d
     from selection.pool.index import PoolIndex as PoolIndex
     from selection.pool.location import Pool as Pool
@@ -18,8 +20,7 @@ if TYPE_CHECKING:
     from selection.scores.clip_score import clip_score as clip_score
     from selection.scores.normsim import normsim as normsim
     from selection.scores.s_cliploss import s_cliploss as s_cliploss
-    from selection.scores.vas import second_moment as second_moment
-    from selection.scores.vas import vas as vas
+    from selection.scores.vas import second_moment as second_moment, vas as vas
     from selection.selector import Selector as Selector
     from selection.settings import Selection as Selection
     from selection.subset import Subset as Subset

@@ -169,8 +169,11 @@ class PoolDataModule(L.LightningDataModule):
             return
         check_world(self.global_batch, self.trainer.world_size if self.trainer else world_size())
         kept = self.kept()
-        index = PoolIndex.build(Pool(self.pool), self.cache, self.workers, self.max_loss, self.shard_cache_gb)
-        self.use(index, kept)
+        self.use(self.open_index(), kept)
+
+    def open_index(self) -> PoolIndex:
+        """The pool's index, built when it is not there; a collective call."""
+        return PoolIndex.build(Pool(self.pool), self.cache, self.workers, self.max_loss, self.shard_cache_gb)
 
     def use(self, index: PoolIndex, subset: Subset) -> None:
         """Train on ``subset`` of an index that is open already; ``setup`` then has nothing to do.

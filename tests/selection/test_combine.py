@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from clipsift_common.errors import ClipsiftError
 from selection.scoring.combine import rank_sum, weighted_sum

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from helpers.bundle import Bundle
 from selection.methods.soft_cap_sampling import hard_cap_sampling, soft_cap_sampling
