@@ -48,7 +48,7 @@ clean: ## delete the environment and what the demo made
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.6"
 
-.venv/ready: .venv/bin/uv requirements.lock pyproject.toml training/_resize.c
+.venv/ready: .venv/bin/uv requirements.lock pyproject.toml training/loading/_resize.c
 	.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes --requirements requirements.lock
 	.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 	touch .venv/ready

@@ -42,10 +42,10 @@ from selection.pool.location import Pool
 from selection.pool.scan import ROW_DTYPE
 from selection.reshard import reshard
 from selection.subset import Subset
-from training.loader import GlobalBatchLoader, StepDataset
-from training.order import SampleOrder
-from training.resize import KERNEL
-from training.transform import Decode, TrainTransform
+from training.loading.loader import GlobalBatchLoader, StepDataset
+from training.loading.order import SampleOrder
+from training.loading.resize import KERNEL
+from training.loading.transform import Decode, TrainTransform
 
 if importlib.util.find_spec("pandas"):
     import open_clip_train.data as theirs
@@ -156,7 +156,7 @@ def throughput(bench: Bench) -> None:
 
 
 def _without_kernel(loader: GlobalBatchLoader) -> Iterator[Any]:
-    with patch("training.resize.KERNEL", False):  # while the worker starts, which keeps it
+    with patch("training.loading.resize.KERNEL", False):  # while the worker starts, which keeps it
         yield from loader
 
 

@@ -31,13 +31,13 @@ from clipsift_common.clip import create_clip
 from clipsift_common.machine import Machine
 from clipsift_common.quiet import quiet_libraries
 from training.fit import make_fit_trainer
-from training.loader import GlobalBatchLoader
+from training.loading.loader import GlobalBatchLoader
+from training.loading.transform import normalise
 from training.loss import contrastive_loss
 from training.metrics import Metrics
 from training.model import CLIPModule
 from training.schedule import parameter_groups
 from training.supervisor import Supervisor
-from training.transform import normalise
 
 # What the loop itself costs shows best where the model costs nothing; a small one is what a CPU may really train.
 ARCHITECTURES = {

@@ -19,7 +19,7 @@ FLOORS = {"clipsift_common": 0, "selection": 1, "training": 2, "evaluation": 2, 
 ROOMS = {
     "kernels": set(),
     "scores": {"kernels", "features"},
-    "methods": {"kernels"},
+    "methods": {"kernels", "scores"},
     "pool": set(),
     "features": {"kernels", "pool"},
     "scoring": {"kernels", "scores", "features"},

@@ -11,15 +11,15 @@ import numpy as np
 from clipsift_common.errors import ClipsiftError
 from selection.subset import Subset
 from training.data import PoolDataModule
-from training.loader import Batch, GlobalBatchLoader
+from training.loading.loader import Batch, GlobalBatchLoader
 
 
 class Batches:
     """A run's batches for this process, from the next step to the last; an iterable of ``len(self)`` dicts.
 
     ``image`` is (b, 3, h, w) uint8, ``text`` (b, context) int64, ``uid`` (b, 2) int64, with b = global batch / number
-    of processes; :func:`training.transform.normalise` makes of ``image`` what a model takes. Together the processes
-    have the same global batches however many they are.
+    of processes; :func:`training.loading.transform.normalise` makes of ``image`` what a model takes. Together the
+    processes have the same global batches however many they are.
 
     Attributes:
         report: what could not be decoded so far, by cause.

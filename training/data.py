@@ -20,10 +20,10 @@ from clipsift_common.images import MAX_PIXELS
 from selection.pool.index import SHARD_CACHE_GB, PoolIndex
 from selection.pool.location import Pool, Shard
 from selection.subset import Subset
-from training.loader import GlobalBatchLoader, StepDataset
-from training.order import SampleOrder
-from training.permutation import Sampling
-from training.transform import Decode, TrainTransform
+from training.loading.loader import GlobalBatchLoader, StepDataset
+from training.loading.order import SampleOrder
+from training.loading.permutation import Sampling
+from training.loading.transform import Decode, TrainTransform
 
 logger = logging.getLogger("clipsift")
 
@@ -81,19 +81,19 @@ class PoolDataModule(L.LightningDataModule):
         weights: for ``resampled``: how much more often than others the samples of some shards are drawn, by patterns of
             shard names or addresses (``{"dfn-*": 2.0}``). The first pattern that fits counts; other shards have 1.
         shuffle_window: shards that are read at a time, whose samples are shuffled among themselves
-            (:class:`training.order.SampleOrder`); 0 shuffles over the whole subset. By default 0 for local pools
-            and 16 for remote ones, whose shards are then fetched whole, one window ahead; with 0, each sample of a
+            (:class:`training.loading.order.SampleOrder`); 0 shuffles over the whole subset. By default 0 for local
+            pools and 16 for remote ones, whose shards are then fetched whole, one window ahead; with 0, each sample of a
             remote pool is a request of its own.
         shard_cache_gb: gigabytes of remote shards that are kept on this machine, under ``cache``.
         seed: of order and crops.
         max_loss: share of samples that may be lost to damage, in [0, 1]; above it the run stops.
-        decode: ``fast``, or ``exact`` for open_clip's pixels to the last bit (:mod:`training.transform`).
+        decode: ``fast``, or ``exact`` for open_clip's pixels to the last bit (:mod:`training.loading.transform`).
         max_pixels: an image with more is not decoded.
         cache: where the pool's index lies; default ``<out>/cache``.
         subset: a subset file; without it the run's own selection is used (``<out>/selection/subset.npy``), and made by
             ``obtain`` if it does not exist.
         stall_seconds: when no batch has come for so long, a line says which rank, worker and shard is waited for
-            (:mod:`training.stall`); 0: never.
+            (:mod:`training.loading.stall`); 0: never.
 
     Attributes:
         num_drawn: samples read per step; more than ``global_batch`` when the best of them are chosen while training

@@ -13,9 +13,9 @@ from torch.utils.checkpoint import checkpoint
 from clipsift_common.clip import create_clip
 from clipsift_common.errors import ClipsiftError
 from training.fsdp import separate_whole, shard
+from training.loading.transform import normalise
 from training.loss import STARTS, Loss, contrastive_loss
 from training.schedule import learning_rate, parameter_groups
-from training.transform import normalise
 
 MAX_LOG_SCALE = math.log(100)
 _FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")  # where torch.optim.AdamW has a fused kernel

@@ -24,8 +24,8 @@ from selection.registry import FeatureBlock
 from selection.scores import SCORES
 from selection.settings import Selection, Teacher
 from selection.uids import UID_DTYPE
-from training.permutation import hash64
-from training.transform import normalise
+from training.loading.permutation import hash64
+from training.loading.transform import normalise
 
 # Captions by which two tokenizers are told apart; the last is longer than any context.
 _PROBES = ["a dog", "Ünïcode, punctuation & 1,234 numbers!", "one two three four five six seven eight " * 40]

@@ -18,7 +18,7 @@ from clipsift_common.distributed import gather_objects
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import write_json
 from training.checkpoints import CHECKPOINT_NAME, AtomicCheckpointIO, stamp_settings
-from training.loader import GlobalBatchLoader
+from training.loading.loader import GlobalBatchLoader
 
 logger = logging.getLogger("clipsift")
 

@@ -25,9 +25,9 @@ from selection.pool.index import PoolIndex
 from selection.subset import Subset
 from training.data import PoolDataModule
 from training.fit import make_fit_trainer
+from training.loading.resize import KERNEL
+from training.loading.slots import Slots
 from training.model import CLIPModule
-from training.resize import KERNEL
-from training.slots import Slots
 
 _READ = 64  # samples that are read and decoded
 _PIECE = 8  # samples of the smaller trial step

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from clipsift_common.errors import ClipsiftError
-from selection.language import Language, is_english
+from selection.features.language import Language, is_english
 from selection.registry import FeatureBlock, register
 
 MIN_SIDE = 200  # pixels

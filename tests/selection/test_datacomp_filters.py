@@ -11,7 +11,7 @@ import torch
 
 from clipsift_common.errors import ClipsiftError
 from helpers.bundle import Bundle
-from selection import language
+from selection.features import language
 from selection.registry import FeatureBlock
 from selection.runner import Recipe
 from selection.scores import get_score

@@ -14,7 +14,7 @@ from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
 from selection.subset import Subset
 from training.fit import fit
-from training.loader import StepDataset
+from training.loading.loader import StepDataset
 
 
 def rank_batches(data, rank: int, world_size: int) -> list[list[list[int]]]:

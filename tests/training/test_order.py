@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.order import SampleOrder
+from training.loading.order import SampleOrder
 
 
 def make(counts: list[int], **changes) -> SampleOrder:

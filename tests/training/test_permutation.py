@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from training.permutation import draw, hash64, places_at, replacement, rows_at
+from training.loading.permutation import draw, hash64, places_at, replacement, rows_at
 
 
 def chi_squared(counts: list[int]) -> float:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import training.resize
-from training.resize import KERNEL, resize_crop, resize_with_torch
+import training.loading.resize
+from training.loading.resize import KERNEL, resize_crop, resize_with_torch
 
 compiled = pytest.mark.skipif(not KERNEL, reason="no compiled kernel for this CPU")
 
@@ -94,7 +94,7 @@ def test_refuses_memory_that_is_read_only():
 
 
 def test_rounds_where_pillow_does_not(monkeypatch):
-    monkeypatch.setattr(training.resize, "KERNEL", False)  # torch's pixels are the kernel's: see above
+    monkeypatch.setattr(training.loading.resize, "KERNEL", False)  # torch's pixels are the kernel's: see above
     pixels, out = noise(300, 200), np.zeros((96, 64, 3), np.uint8)
     resize_crop(pixels, (5, 6, 190, 280), out)
     image = Image.fromarray(pixels).crop((5, 6, 195, 286)).resize((64, 96), Image.Resampling.BICUBIC)

@@ -11,7 +11,7 @@ import torch
 
 from clipsift_common.errors import ClipsiftError
 from training.fit import fit
-from training.slots import PREFETCH, Slots
+from training.loading.slots import PREFETCH, Slots
 
 
 def test_a_slot_is_free_again_when_the_last_view_is_gone():

@@ -9,7 +9,7 @@ import pytest
 from helpers.training_run import uid_of
 from selection.subset import Subset
 from selection.uids import parse_uids
-from training.stall import StallTimer
+from training.loading.stall import StallTimer
 
 
 @pytest.mark.parametrize("workers", [0, 2])

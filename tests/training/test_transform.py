@@ -16,7 +16,7 @@ from torchvision.transforms import RandomResizedCrop
 
 from clipsift_common.images import ImageError, decode_image, jpeg_pixels
 from helpers.pictures import picture
-from training.transform import TrainTransform, crop_box, normalise
+from training.loading.transform import TrainTransform, crop_box, normalise
 
 
 def transformed(transform: TrainTransform, data: bytes, place: int) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from clipsift_common.images import MAX_PIXELS, decode_image, jpeg_pixels
-from training.resize import Box, resize_crop
+from training.loading.resize import Box, resize_crop
 
 Decode = Literal["fast", "exact"]
 

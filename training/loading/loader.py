@@ -15,11 +15,11 @@ from clipsift_common.data_report import DataReport
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.images import ImageError
 from selection.pool.index import PoolIndex, Sample
-from training.order import SampleOrder
-from training.permutation import places_at
-from training.slots import PREFETCH, Slot, Slots
-from training.stall import Reading, StallTimer
-from training.transform import TrainTransform
+from training.loading.order import SampleOrder
+from training.loading.permutation import places_at
+from training.loading.slots import PREFETCH, Slot, Slots
+from training.loading.stall import Reading, StallTimer
+from training.loading.transform import TrainTransform
 
 _MAX_REPLACEMENTS = 100  # tries for one place before the pool counts as broken
 

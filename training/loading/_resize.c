@@ -5,7 +5,7 @@
    bits, then down. Sums are exact in int32, so in whatever order they are made the result is torch's to the last bit.
 
    Needed are VBMI (any bytes of a register into any order) and VNNI (two products and a sum at once): Intel since Ice
-   Lake, AMD since Zen 4. Elsewhere SUPPORTED is 0 and training/resize.py lets torch do it. */
+   Lake, AMD since Zen 4. Elsewhere SUPPORTED is 0 and training/loading/resize.py lets torch do it. */
 
 #define Py_LIMITED_API 0x030B0000
 #define PY_SSIZE_T_CLEAN
@@ -200,7 +200,7 @@ static int is_rgb(const Py_buffer *view) {
     return view->ndim == 3 && view->itemsize == 1 && view->shape[0] > 0 && view->shape[1] > 0 && view->shape[2] == 3;
 }
 
-/* resize(image, left, top, width, height, out): see training/resize.py. */
+/* resize(image, left, top, width, height, out): see training/loading/resize.py. */
 static PyObject *resize(PyObject *module, PyObject *arguments) {
     PyObject *from, *to, *result = NULL;
     Py_ssize_t left, top, width, height;

@@ -1,6 +1,6 @@
 """The sequence of a run's samples: over the whole subset, within windows of shards, or drawn by weight.
 
-A pure function of the seed and the place, like :mod:`training.permutation`, on which it builds.
+A pure function of the seed and the place, like :mod:`training.loading.permutation`, on which it builds.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import numpy as np
 
 from clipsift_common.files import array_fingerprint, fingerprint
 from selection.pool.index import PoolIndex
-from training.permutation import Sampling, draw, hash64, permute, replacement
+from training.loading.permutation import Sampling, draw, hash64, permute, replacement
 
 _CHUNK = 1 << 20  # rows fingerprinted at a time
-_SHARDS, _INSIDE, _WHICH, _ROW, _INSTEAD = range(16, 21)  # what a hash is for, apart from training.order's purposes
+_SHARDS, _INSIDE, _WHICH, _ROW, _INSTEAD = range(16, 21)  # what a hash is for
 _PASSES_KEPT = 2  # orders of shards remembered
 
 
@@ -23,14 +23,14 @@ _PASSES_KEPT = 2  # orders of shards remembered
 class SampleOrder:
     """What fixes the sequence of samples.
 
-    ``window`` 0 is a shuffle over everything (:func:`training.permutation.draw`). ``window`` W > 0 reads W shards
-    at a time: each pass puts the shards in a new order, cuts them into windows of W, and shuffles the samples of a
-    window among themselves. Every sample still comes once per pass and may come anywhere in it, and the passes are
-    independent; but a batch holds samples of W shards only (of 2 W, where a window ends), and the samples of a
-    shard stay within one window. How good a shuffle that is, is a matter of W: two samples of one shard meet in a
-    batch S / W times as often as chance among S shards would have it. If the pool's own order means nothing (web
-    pools are shuffled), nothing is lost; if shards differ, by source or date, each batch has the mixture of W
-    random ones. ``tests/training/test_order.py`` measures both.
+    ``window`` 0 is a shuffle over everything (:func:`training.loading.permutation.draw`). ``window`` W > 0 reads W
+    shards at a time: each pass puts the shards in a new order, cuts them into windows of W, and shuffles the
+    samples of a window among themselves. Every sample still comes once per pass and may come anywhere in it, and
+    the passes are independent; but a batch holds samples of W shards only (of 2 W, where a window ends), and the
+    samples of a shard stay within one window. How good a shuffle that is, is a matter of W: two samples of one
+    shard meet in a batch S / W times as often as chance among S shards would have it. If the pool's own order means
+    nothing (web pools are shuffled), nothing is lost; if shards differ, by source or date, each batch has the
+    mixture of W random ones. ``tests/training/test_order.py`` measures both.
 
     ``resampled`` with a window draws W shards for as many places as W shards have samples on average, and the
     places draw among these.
