@@ -82,8 +82,8 @@ class PoolDataModule(L.LightningDataModule):
             shard names or addresses (``{"dfn-*": 2.0}``). The first pattern that fits counts; other shards have 1.
         shuffle_window: shards that are read at a time, whose samples are shuffled among themselves
             (:class:`training.loading.order.SampleOrder`); 0 shuffles over the whole subset. By default 0 for local
-            pools and 16 for remote ones, whose shards are then fetched whole, one window ahead; with 0, each sample of a
-            remote pool is a request of its own.
+            pools and 16 for remote ones, whose shards are then fetched whole, one window ahead; with 0, each sample of
+            a remote pool is a request of its own.
         shard_cache_gb: gigabytes of remote shards that are kept on this machine, under ``cache``.
         seed: of order and crops.
         max_loss: share of samples that may be lost to damage, in [0, 1]; above it the run stops.

@@ -15,7 +15,7 @@ from selection.pool.index import PoolIndex
 from training.loading.permutation import Sampling, draw, hash64, permute, replacement
 
 _CHUNK = 1 << 20  # rows fingerprinted at a time
-_SHARDS, _INSIDE, _WHICH, _ROW, _INSTEAD = range(16, 21)  # what a hash is for
+_SHARDS, _INSIDE, _WHICH, _ROW, _INSTEAD = range(16, 21)  # what a hash is for, apart from permutation.py's purposes
 _PASSES_KEPT = 2  # orders of shards remembered
 
 
