@@ -39,7 +39,7 @@ from clipsift_common.quiet import quiet_libraries
 from evaluation import TASKS, evaluate
 from evaluation.data.archives import ZipImages, read_rows
 from evaluation.data.loader import TaskLoader
-from evaluation.data.tars import read_classnames, read_templates
+from evaluation.data.prompts import read_classnames, read_templates
 from evaluation.encoder import Encoder
 from evaluation.kinds.counts import ClassCounts
 from evaluation.kinds.zeroshot import ZeroShot

@@ -1,4 +1,4 @@
-"""The one exception a user is meant to see."""
+"""The one exception a user is meant to see, and other exceptions' words in one line."""
 
 
 class ClipsiftError(Exception):
@@ -7,3 +7,9 @@ class ClipsiftError(Exception):
     The message is one line that names the file, the sample or the setting, and says what to do. The program
     prints it without a traceback and exits with status 1. Anything else that escapes is a bug of ours.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message that says anything; the exception's name where none does."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)

@@ -10,8 +10,9 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-# webdataset's names for what may be an image, in the order in which a training sample prefers them (open_clip's).
-IMAGE_EXTENSIONS = ("jpg", "png", "jpeg", "webp")
+# webdataset's names for what may be an image. A sample with several of them is read as the references read it:
+IMAGE_EXTENSIONS = ("jpg", "png", "jpeg", "webp")  # open_clip's order, for what is selected from and trained on
+EVALUATION_IMAGE_EXTENSIONS = ("webp", "png", "jpg", "jpeg")  # clip_benchmark's order, for evaluation tasks
 MAX_PIXELS = 64_000_000  # 8,000 x 8,000: a larger picture is a decompression bomb until proven otherwise
 
 _JPEG_START = b"\xff\xd8"

@@ -14,7 +14,7 @@ import logging
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -23,8 +23,9 @@ from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import array_fingerprint, atomic_path, fingerprint, read_json, write_json
 from clipsift_common.images import IMAGE_EXTENSIONS
 from clipsift_common.progress import Progress
+from clipsift_common.tar_samples import TarReader, TarSample
 from selection.pool.index import PoolIndex
-from selection.pool.scan import Groups, Members
+from selection.pool.scan import PARTS
 from selection.subset import Subset
 from selection.uids import format_uids
 
@@ -129,23 +130,19 @@ def _copy_from(index: PoolIndex, shard: int, copies: list[_Copy], tar: tarfile.T
     for copy in copies:
         wanted.setdefault(int(index.rows["image_offset"][copy.row]), []).append(copy)
     with index.open_shard(shard) as handle:
-        size = handle.seek(0, io.SEEK_END)
-        handle.seek(0)
-        for sample in Groups(handle, size):
-            image = next((sample.parts[name] for name in IMAGE_EXTENSIONS if name in sample.parts), None)
+        reader = TarReader(handle, PARTS)
+        for sample in reader:
+            image = sample.first(IMAGE_EXTENSIONS)
             for copy in wanted.pop(image.offset_data, []) if image else []:
-                _append(handle, sample, copy, tar)
+                _append(reader, sample, copy, tar)
             if not wanted:
                 return
     lost, url = next(iter(wanted.values()))[0], index.shards[shard].url
     raise ClipsiftError(f"{url}: sample {lost.uid} is not where it was indexed; delete the index to scan again")
 
 
-def _append(handle: IO[bytes], sample: Members, copy: _Copy, tar: tarfile.TarFile) -> None:
-    contents = {}
-    for extension, member in (sample.parts | sample.others).items():
-        handle.seek(member.offset_data)
-        contents[extension] = handle.read(member.size)
+def _append(reader: TarReader, sample: TarSample, copy: _Copy, tar: tarfile.TarFile) -> None:
+    contents = {extension: reader.read(member) for extension, member in (sample.parts | sample.others).items()}
     contents.setdefault("json", json.dumps({"uid": copy.uid}).encode())
     for extension, content in contents.items():
         header = tarfile.TarInfo(f"{copy.uid}-{copy.number}.{extension}")

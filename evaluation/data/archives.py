@@ -10,15 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import torch
 from PIL import Image
-from torch import Tensor
 
-from clipsift_common.distributed import gather_objects
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.images import IMAGE_EXTENSIONS, ImageError, open_image
-from evaluation.data.loader import Batch
-from evaluation.kinds.base import Evaluator
 from evaluation.tasks import Task
 
 _LONGEST_CELL = 1 << 24  # characters; a caption list is a few hundred
@@ -110,25 +105,3 @@ class ZipImages:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_archive": None}
-
-
-class ArchiveEvaluator(Evaluator):
-    """Keeps the features of a zip's images; each is encoded once, however often the table names it."""
-
-    amp_images = True
-    _parts: list[tuple[Tensor, Tensor]]
-
-    def open_images(self, names: Sequence[str]) -> ZipImages:
-        """``names`` as in :class:`ZipImages`; their order is the order of :meth:`gather`'s rows."""
-        self._parts = []
-        return ZipImages(self.task, self.folder / self.task.options["images"], names)
-
-    def update(self, features: Tensor, batch: Batch) -> None:
-        self._parts.append((batch["position"], features))
-
-    def gather(self) -> Tensor:
-        """(n, d) features of all ranks' images."""
-        mine = tuple(torch.cat(parts).cpu() for parts in zip(*self._parts)) if self._parts else None
-        everyone = [part for part in gather_objects(mine) if part is not None]
-        positions, features = (torch.cat(parts) for parts in zip(*everyone))
-        return torch.empty_like(features).index_copy_(0, positions, features)

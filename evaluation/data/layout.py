@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import read_json
-from evaluation.data.tars import find_shards, shard_paths
+from evaluation.data.prompts import read_lines
 from evaluation.tasks import Task
 
 MANIFEST_NAME = "manifest.json"
@@ -32,6 +32,28 @@ def expected_files(task: Task) -> list[str]:
 def belongs(task: Task, name: str) -> bool:
     """Whether a file of that name has a place in the task's folder."""
     return name in expected_files(task) or (not _is_archive(task) and _SHARD.fullmatch(name) is not None)
+
+
+def shard_paths(task: Task, folder: Path) -> list[Path]:
+    """``test/0.tar`` ... as many as ``test/nshards.txt`` says, whether they are there or not."""
+    counter = folder / "test" / "nshards.txt"
+    text = read_lines(task, counter)[0]
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise ClipsiftError(f"{task.key}: {counter} says {text[:40]!r}, not a number of shards")
+    return [counter.with_name(f"{number}.tar") for number in range(int(text))]
+
+
+def find_shards(task: Task, folder: Path) -> list[Path]:
+    """The task's tars. Raises :class:`ClipsiftError` if there are more or fewer than ``test/nshards.txt`` says."""
+    shards = shard_paths(task, folder)
+    says = f"but {folder / 'test' / 'nshards.txt'} says {len(shards)}; fetch the task again"
+    for shard in shards:
+        if not shard.is_file():
+            raise ClipsiftError(f"{task.key}: {shard} does not exist, {says}")
+    surplus = shards[0].with_name(f"{len(shards)}.tar")
+    if surplus.exists():
+        raise ClipsiftError(f"{task.key}: {surplus} exists, {says}")
+    return shards
 
 
 def check(folder: str | Path, tasks: Sequence[Task], checksums: bool = False) -> list[str]:

@@ -1,4 +1,4 @@
-"""clip_benchmark's class names and prompt templates, for folders that come without."""
+"""A task's class names and prompt templates: its folder's, or clip_benchmark's where the folder has none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 from importlib.util import find_spec
 from pathlib import Path
 
-from clipsift_common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError, first_line
 from evaluation.tasks import Task
 
 logger = logging.getLogger("clipsift")
@@ -31,6 +31,39 @@ _NAMES = {
 _PREFIXES = ("", "vtab")  # the tasks that clip_benchmark knows; a namesake elsewhere would be another data set
 
 
+def read_lines(task: Task, path: Path) -> list[str]:
+    """The stripped lines of a small text file; blank ones are kept, except at the end."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").split("\n")]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ClipsiftError(f"{task.key}: {path} cannot be read ({first_line(error)})") from error
+    while lines and not lines[-1]:
+        lines.pop()
+    if not lines:
+        raise ClipsiftError(f"{task.key}: {path} is empty")
+    return lines
+
+
+def read_classnames(task: Task, folder: Path) -> list[str]:
+    """Class names by label. A blank line in between is a class without a name.
+
+    clip_benchmark's where the folder has no ``classnames.txt``, as with the templates.
+    """
+    return _lines_or_packaged(task, folder / "classnames.txt", CLASSNAMES)
+
+
+def read_templates(task: Task, folder: Path) -> list[str]:
+    """Prompt templates; ``{c}`` stands for the class name."""
+    path = folder / "zeroshot_classification_templates.txt"
+    return [line for line in _lines_or_packaged(task, path, TEMPLATES) if line]
+
+
+def _lines_or_packaged(task: Task, path: Path, packaged: str) -> list[str]:
+    if not path.exists() and (lines := packaged_lines(task, packaged)):
+        return lines
+    return read_lines(task, path)
+
+
 def packaged_lines(task: Task, file: str) -> list[str] | None:
     """Class names by label, or templates with ``{c}``, of ``task``; None where clip_benchmark has none.
 
@@ -47,7 +80,7 @@ def packaged_lines(task: Task, file: str) -> list[str] | None:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ClipsiftError(f"{task.key}: {path} cannot be read ({error})") from error
+        raise ClipsiftError(f"{task.key}: {path} cannot be read ({first_line(error)})") from error
     if hashlib.sha256(data).hexdigest() != SHA256[file]:
         raise ClipsiftError(
             f"{task.key}: {path} is not clip_benchmark 1.6.2's, other prompts give other scores; "

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from clipsift_common.errors import ClipsiftError
 from evaluation.data.loader import Batch
-from evaluation.data.tars import TarSamples, read_classnames, read_templates
+from evaluation.data.prompts import read_classnames, read_templates
+from evaluation.data.tars import TarImages
 from evaluation.encoder import Encoder
 from evaluation.kinds.base import Evaluator, Metrics
 from evaluation.kinds.counts import GroupCounts, share
@@ -38,11 +39,11 @@ class Faces(Evaluator):
     toxicity rates, where that is the best of them: so DataComp's code has it.
     """
 
-    def open(self) -> TarSamples:
+    def open(self) -> TarImages:
         names = self._split(read_classnames(self.task, self.folder), "classnames.txt")
         templates = self._split(read_templates(self.task, self.folder), "zeroshot_classification_templates.txt")
         self.questions = {objective: (names[objective], templates[objective]) for objective in OBJECTIVES}
-        return TarSamples(self.task, self.folder, None, COLUMNS)
+        return TarImages(self.task, self.folder, None, COLUMNS)
 
     def _split(self, lines: list[str], name: str) -> dict[str, list[str]]:
         texts: dict[str, list[str]] = {objective: [] for objective in OBJECTIVES}

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from evaluation.data.loader import Batch
-from evaluation.data.tars import TarSamples
+from evaluation.data.tars import TarImages
 from evaluation.encoder import Encoder
 from evaluation.kinds.base import Metrics
 from evaluation.kinds.counts import GroupCounts, label_ranks, share
@@ -29,8 +29,8 @@ class Groups(ZeroShot):
     ``corrected`` follow WILDS.
     """
 
-    def open_samples(self) -> TarSamples:
-        return TarSamples(self.task, self.folder, self.num_classes, list(self.task.options["worst"]))
+    def open_samples(self) -> TarImages:
+        return TarImages(self.task, self.folder, self.num_classes, list(self.task.options["worst"]))
 
     def prepare(self, encoder: Encoder) -> None:
         super().prepare(encoder)

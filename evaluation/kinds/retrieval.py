@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from evaluation.data.archives import ArchiveEvaluator, ZipImages, read_rows
+from evaluation.data.archives import ZipImages, read_rows
 from evaluation.encoder import Encoder
+from evaluation.kinds.archive import ArchiveEvaluator
 from evaluation.kinds.base import Metrics
 
 RECALL_AT = (1, 5, 10)

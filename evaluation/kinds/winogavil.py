@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable
 
 from clipsift_common.errors import ClipsiftError
-from evaluation.data.archives import ArchiveEvaluator, ZipImages, read_rows
+from evaluation.data.archives import ZipImages, read_rows
 from evaluation.data.loader import Samples
 from evaluation.encoder import Encoder
+from evaluation.kinds.archive import ArchiveEvaluator
 from evaluation.kinds.base import Metrics
 
 # Suffix of the metric -> which numbers of candidates count for it.

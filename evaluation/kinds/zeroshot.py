@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from evaluation.data.loader import Batch
-from evaluation.data.tars import TarSamples, read_classnames, read_templates
+from evaluation.data.prompts import read_classnames, read_templates
+from evaluation.data.tars import TarImages
 from evaluation.encoder import Encoder
 from evaluation.kinds.base import Evaluator, Metrics
 from evaluation.kinds.counts import ClassCounts
@@ -14,7 +15,7 @@ from evaluation.kinds.counts import ClassCounts
 class ZeroShot(Evaluator):
     """``acc1``, ``acc5`` (None below five classes) and ``mean_per_class_recall`` over the classes that occur."""
 
-    def open(self) -> TarSamples:
+    def open(self) -> TarImages:
         names = read_classnames(self.task, self.folder)
         # CLEVR Distance has a class without a name. clip-benchmark 1.4.0, which made the published numbers, drops the
         # line: the classifier has a column less than there are labels, and the later classes are shifted.
@@ -23,8 +24,8 @@ class ZeroShot(Evaluator):
         self.num_classes = len(names)
         return self.open_samples()
 
-    def open_samples(self) -> TarSamples:
-        return TarSamples(self.task, self.folder, self.num_classes)
+    def open_samples(self) -> TarImages:
+        return TarImages(self.task, self.folder, self.num_classes)
 
     def chance(self) -> float | None:
         if self.task.random is None or self.num_classes == self.task.classes:

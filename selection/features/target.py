@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import atomic_path, fingerprint, read_json
 from clipsift_common.images import IMAGE_EXTENSIONS, ImageError, decode_image
 from clipsift_common.progress import track
+from clipsift_common.tar_samples import TarReader
 from selection.features.embed import embed_images
 from selection.features.files import bad_rows
 from selection.pool.location import Pool
@@ -111,8 +111,8 @@ def pictures(folder: Path) -> Iterator[Image.Image]:
 
 def _from_shards(folder: Path) -> Iterator[bytes]:
     for shard in Pool(str(folder)).shards:
-        with tarfile.open(shard.url, "r:") as tar:
-            for member in tar:
-                content = tar.extractfile(member) if member.name.lower().endswith(IMAGE_EXTENSIONS) else None
-                if content is not None:
-                    yield content.read()
+        with open(shard.url, "rb") as handle:
+            reader = TarReader(handle, IMAGE_EXTENSIONS)
+            yield from (reader.read(image) for sample in reader for image in sample.parts.values())
+        if reader.truncated:
+            raise ClipsiftError(f"target: {shard.url} is damaged ({reader.truncated}); fetch it again")

@@ -63,7 +63,7 @@ class _ShardScans(torch.utils.data.Dataset):
             return 0, 0, str(error) if isinstance(error, ClipsiftError) else f"{shard.url}: cannot be opened ({error})"
         with handle:
             size = os.fstat(handle.fileno()).st_size
-            rows, report = scan_tar(handle, size, shard, _expected(shard))
+            rows, report = scan_tar(handle, shard, _expected(shard))
         with atomic_path(self.folder / f"{shard.name}.npy") as temporary, open(temporary, "wb") as out:
             np.save(out, rows, allow_pickle=False)
         about = {"format": FORMAT, "stamp": known, "size": size, "report": report.as_dict()}

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import IO
 
 import numpy as np
 
 from clipsift_common.data_report import DataReport
 from clipsift_common.images import IMAGE_EXTENSIONS
+from clipsift_common.tar_samples import TarReader, TarSample
 from selection.pool.location import Shard
-from selection.pool.tarheaders import Member, TarError, Window, members
 from selection.uids import UID_DTYPE, derive_uid, is_uid, parse_uids
 
 ROW_DTYPE = np.dtype(
@@ -28,25 +25,14 @@ ROW_DTYPE = np.dtype(
 )
 
 _MAX_JSON = 1 << 20  # a sample's json is a few kB; a larger one is not read
-_KNOWN = {*IMAGE_EXTENSIONS, "txt", "json"}
-_MEMBER = re.compile(r"^((?:.*/)?[^./][^.]*)\.([^/]*)$")  # webdataset's key and extension
+PARTS = (*IMAGE_EXTENSIONS, "txt", "json")
 
 
-@dataclass
-class Members:
-    """The members of one sample, by extension; those of unknown extensions apart."""
-
-    key: str
-    parts: dict[str, Member] = field(default_factory=dict)
-    others: dict[str, Member] = field(default_factory=dict)
-
-
-def scan_tar(handle: IO[bytes], size: int, shard: Shard, expected: int | None) -> tuple[np.ndarray, DataReport]:
+def scan_tar(handle: IO[bytes], shard: Shard, expected: int | None) -> tuple[np.ndarray, DataReport]:
     """Find the whole samples of a tar.
 
     Args:
         handle: the open, seekable tar.
-        size: its length in bytes.
         shard: for names in the report and for uids derived from shard and key.
         expected: how many samples the shard's stats file promises, if there is one.
 
@@ -55,8 +41,8 @@ def scan_tar(handle: IO[bytes], size: int, shard: Shard, expected: int | None) -
     """
     report = DataReport()
     rows, uids, seen = [], [], set()
-    groups = Groups(handle, size)
-    for sample in groups:
+    reader = TarReader(handle, PARTS)
+    for sample in reader:
         report.samples += 1
         for extension, member in sample.others.items():
             report.ignore(f"{extension} member", shard.name, member.name)
@@ -64,11 +50,11 @@ def scan_tar(handle: IO[bytes], size: int, shard: Shard, expected: int | None) -
             report.lose("duplicate_key", shard.name, sample.key)
             continue
         seen.add(sample.key)
-        row = _whole(groups.window, sample, shard, report)
+        row = _whole(reader, sample, shard, report)
         if row is not None:
             uids.append(row[0])
             rows.append(row[1:])
-    _count_missing(groups, expected, shard, report)
+    _count_missing(reader, expected, shard, report)
     table = np.zeros(len(rows), ROW_DTYPE)
     if rows:
         table["uid"] = parse_uids(uids)
@@ -77,54 +63,21 @@ def scan_tar(handle: IO[bytes], size: int, shard: Shard, expected: int | None) -
     return table, report
 
 
-def _count_missing(groups: Groups, expected: int | None, shard: Shard, report: DataReport) -> None:
+def _count_missing(reader: TarReader, expected: int | None, shard: Shard, report: DataReport) -> None:
     promised = expected is not None and report.samples < expected
-    if groups.truncated or (promised and report.samples):
+    if reader.truncated or (promised and report.samples):
         missing = max(1, (expected or 0) - report.samples)
         report.samples += missing
-        reason = groups.truncated or f"the stats file promises {expected} samples"
-        report.lose("truncated_tar", shard.name, groups.last_key, reason, count=missing)
+        reason = reader.truncated or f"the stats file promises {expected} samples"
+        report.lose("truncated_tar", shard.name, reader.last_key, reason, count=missing)
     elif report.samples == 0:
         report.samples += 1
         report.lose("empty_shard", shard.name, "", "no samples in the tar")
 
 
-class Groups:
-    """Iterates over a tar's samples: runs of members with one key. Stops where the tar stops being readable."""
-
-    def __init__(self, handle: IO[bytes], size: int) -> None:
-        self.window, self.size = Window(handle), size
-        self.truncated = ""  # why and at which offset, when the tar ends early
-        self.last_key = ""
-
-    def __iter__(self) -> Iterator[Members]:
-        group: Members | None = None
-        for member in self._members():
-            match = _MEMBER.match(member.name)
-            if not match:
-                continue
-            key, extension = match[1], match[2].lower()
-            if group is not None and (key != group.key or extension in group.parts):
-                yield group
-                group = None
-            group = group or Members(key)
-            self.last_key = key
-            (group.parts if extension in _KNOWN else group.others)[extension] = member
-        # The sample that a truncation cut in two is lost with the rest of the tar.
-        if group is not None and not self.truncated:
-            yield group
-
-    def _members(self) -> Iterator[Member]:
-        try:
-            if self.size:
-                yield from members(self.window, self.size)
-        except (TarError, OSError) as error:
-            self.truncated = str(error)
-
-
-def _whole(window: Window, sample: Members, shard: Shard, report: DataReport) -> tuple | None:
+def _whole(reader: TarReader, sample: TarSample, shard: Shard, report: DataReport) -> tuple | None:
     """(uid, image offset, image size, text offset, text size), or None after counting why not."""
-    image = next((sample.parts[extension] for extension in IMAGE_EXTENSIONS if extension in sample.parts), None)
+    image = sample.first(IMAGE_EXTENSIONS)
     text = sample.parts.get("txt")
     if image is None:
         report.lose("missing_image", shard.name, sample.key)
@@ -132,21 +85,21 @@ def _whole(window: Window, sample: Members, shard: Shard, report: DataReport) ->
     if image.size == 0:
         report.lose("broken_image", shard.name, sample.key, "0 bytes")
         return None
-    if text is None or not _read(window, text).strip():
+    if text is None or not reader.read(text, _MAX_JSON).strip():
         report.lose("missing_caption", shard.name, sample.key)
         return None
-    uid = _uid(window, sample, shard, report)
+    uid = _uid(reader, sample, shard, report)
     return None if uid is None else (uid, image.offset_data, image.size, text.offset_data, text.size)
 
 
-def _uid(window: Window, sample: Members, shard: Shard, report: DataReport) -> str | None:
+def _uid(reader: TarReader, sample: TarSample, shard: Shard, report: DataReport) -> str | None:
     member = sample.parts.get("json")
     if member is None:
         return derive_uid(shard.name, sample.key)
     try:
         if member.size > _MAX_JSON:
             raise ValueError(f"{member.size} bytes")
-        values = json.loads(_read(window, member))
+        values = json.loads(reader.read(member))
         uid = values.get("uid") if isinstance(values, dict) else None
     except (ValueError, RecursionError) as error:
         report.lose("broken_json", shard.name, sample.key, str(error))
@@ -157,7 +110,3 @@ def _uid(window: Window, sample: Members, shard: Shard, report: DataReport) -> s
         report.lose("bad_uid", shard.name, sample.key, repr(uid)[:80])
         return None
     return str(uid)
-
-
-def _read(window: Window, member: Member) -> bytes:
-    return window.read(member.offset_data, min(member.size, _MAX_JSON))

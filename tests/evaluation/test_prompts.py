@@ -13,8 +13,7 @@ from clipsift_common.errors import ClipsiftError
 from clipsift_common.machine import Machine
 from evaluation import TASKS, evaluate
 from evaluation.data import prompts
-from evaluation.data.prompts import CLASSNAMES, TEMPLATES, packaged_lines
-from evaluation.data.tars import read_classnames, read_templates
+from evaluation.data.prompts import CLASSNAMES, TEMPLATES, packaged_lines, read_classnames, read_templates
 from helpers.colours import sample, toy_clip
 from helpers.evaluation_sets import write_task
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from clipsift_common.errors import ClipsiftError
-from evaluation.data.tars import TarSamples, read_classnames
+from evaluation.data.prompts import read_classnames
+from evaluation.data.tars import TarImages
 from evaluation.tasks import TASKS, Task
 from helpers.colours import COLOURS, picture, sample, vector
 from helpers.evaluation_sets import members, write_task
@@ -22,7 +23,7 @@ from helpers.tars import write_tar
 CIFAR, GEODE = TASKS["cifar10"], TASKS["fairness/geode"]
 
 
-def colour_at(samples: TarSamples, position: int) -> str:
+def colour_at(samples: TarImages, position: int) -> str:
     image, _ = samples.read(position)
     assert image.mode == "RGB"
     return next(name for name, value in COLOURS.items() if value == image.getpixel((0, 0)))
@@ -31,7 +32,7 @@ def colour_at(samples: TarSamples, position: int) -> str:
 def test_reads_samples_over_shards(tmp_path: Path) -> None:
     colours = ["red", "green", "blue", "white", "red"]
     write_task(tmp_path / "t", [sample(colour, number % 3) for number, colour in enumerate(colours)], num_shards=3)
-    samples = TarSamples(CIFAR, tmp_path / "t", num_classes=3)
+    samples = TarImages(CIFAR, tmp_path / "t", num_classes=3)
     assert len(samples) == 5
     assert [colour_at(samples, position) for position in range(5)] == colours
     assert [samples.read(position)[1]["label"] for position in range(5)] == [0, 1, 2, 0, 1]
@@ -45,7 +46,7 @@ def test_takes_the_preferred_image_and_ignores_other_members(tmp_path: Path) -> 
     parts = everything | {"cls": b"1", "json": b"not json", "pkl": b"cos\nsystem\n"}
     without_webp = {extension: data for extension, data in parts.items() if extension != "webp"}
     write_task(tmp_path / "t", [parts, without_webp, {"txt": b"no sample"}])
-    samples = TarSamples(CIFAR, tmp_path / "t", num_classes=2)
+    samples = TarImages(CIFAR, tmp_path / "t", num_classes=2)
     assert [colour_at(samples, position) for position in range(len(samples))] == ["red", "green"]
 
 
@@ -53,13 +54,13 @@ def test_takes_the_preferred_image_and_ignores_other_members(tmp_path: Path) -> 
 def test_converts_every_mode_to_rgb(mode: str, tmp_path: Path) -> None:
     kind = "jpeg" if mode == "CMYK" else "png"
     write_task(tmp_path / "t", [{"cls": b"0", kind: plain_picture(COLOURS["white"], kind, mode)}])
-    assert colour_at(TarSamples(CIFAR, tmp_path / "t", 1), 0) == "white"
+    assert colour_at(TarImages(CIFAR, tmp_path / "t", 1), 0) == "white"
 
 
 def test_metadata_by_position(tmp_path: Path) -> None:
     write_task(tmp_path / "t", [sample("red", 0, 5, 170, 99)])  # region, country, and one column more
     for columns, expected in ((["country"], [170]), (["country", "region"], [170, 5])):
-        _, values = TarSamples(GEODE, tmp_path / "t", 1, columns).read(0)
+        _, values = TarImages(GEODE, tmp_path / "t", 1, columns).read(0)
         assert values["metadata"].tolist() == expected
 
 
@@ -88,6 +89,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "count of zero": (count("0"), "nshards.txt says '0'"),
     "count too high": (count("3"), "2.tar does not exist"),
     "count too low": (count("1"), "1.tar exists, but"),
+    "no bytes": (cut(0), r"0\.tar is damaged \(it is empty\)"),
     "cut in a header": (cut(4096 + 200), "0.tar is damaged"),
     "cut in a member": (cut(4096 + 700), "0.tar is damaged"),
     "cut between members": (cut(4096), "0.tar is damaged"),
@@ -104,7 +106,7 @@ def test_refuses_a_damaged_folder(damage: str, tmp_path: Path) -> None:
     break_it, message = DAMAGES[damage]
     break_it(folder)
     with pytest.raises(ClipsiftError, match=message) as error:
-        TarSamples(CIFAR, folder, num_classes=3)
+        TarImages(CIFAR, folder, num_classes=3)
     assert str(error.value).startswith("cifar10: ")
     assert "\n" not in str(error.value)
 
@@ -132,7 +134,7 @@ BAD_SAMPLES = {
 def test_names_a_bad_sample(case: str, tmp_path: Path) -> None:
     task, parts, message = BAD_SAMPLES[case]
     folder = write_task(tmp_path / "t", [sample("red", 0, 1, 1), parts])
-    samples = TarSamples(task, folder, 3, ["region"] if task is GEODE else [])
+    samples = TarImages(task, folder, 3, ["region"] if task is GEODE else [])
     samples.read(0)
     with pytest.raises(ClipsiftError, match=message) as error:
         samples.read(1)

@@ -8,7 +8,7 @@ import tarfile
 
 import pytest
 
-from selection.pool.tarheaders import BLOCK, Member, TarError, Window, members
+from clipsift_common.tars import BLOCK, Member, TarError, Window, members
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 
