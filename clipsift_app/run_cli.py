@@ -72,13 +72,13 @@ class RunCLI(LightningCLI):
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message as one line."""
+    """All of a parser's message, whose cause stands in its last lines, as one line."""
     cause = error.__cause__
     while cause is not None:  # a dataclass's own check, wrapped by the parser
         if isinstance(cause, ClipsiftError):
             return str(cause)
         cause = cause.__cause__
-    return " ".join(part.strip() for part in str(error).strip().splitlines() if part.strip())
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def make_trainer_options(options: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import open_clip
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
-from clipsift_common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import FINGERPRINT_LENGTH, file_fingerprint, fingerprint, read_json
 
 CONFIG_NAME = "open_clip_config.json"  # open_clip's names for the files of a model folder
@@ -101,7 +101,7 @@ def load_clip(model: str, pretrained: str | None) -> LoadedCLIP:
         with _quiet_open_clip():
             loaded, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=pretrained, **options)
     except (RuntimeError, OSError, ValueError, KeyError) as error:
-        raise ClipsiftError(f"{pretrained}: cannot be loaded as {model}: {_first_line(error)}") from error
+        raise ClipsiftError(f"{pretrained}: cannot be loaded as {model}: {first_line(error)}") from error
     identity = file_fingerprint(pretrained) if is_file else fingerprint([name, pretrained])
     return LoadedCLIP(loaded.eval(), preprocess, open_clip.get_tokenizer(name), identity)
 
@@ -117,7 +117,7 @@ def _load_folder(folder: Path, pretrained: str | None) -> LoadedCLIP:
             loaded, _, preprocess = open_clip.create_model_and_transforms(name, require_pretrained=True)
             tokenizer = open_clip.get_tokenizer(name)
     except (RuntimeError, OSError, ValueError, KeyError) as error:
-        raise ClipsiftError(f"{folder}: cannot be loaded as a model folder: {_first_line(error)}") from error
+        raise ClipsiftError(f"{folder}: cannot be loaded as a model folder: {first_line(error)}") from error
     weights = folder / WEIGHTS_NAME
     identity = file_fingerprint(weights) if weights.is_file() else fingerprint(str(folder))
     return LoadedCLIP(loaded.eval(), preprocess, tokenizer, identity)
@@ -162,10 +162,6 @@ def _weights_fingerprint(model: torch.nn.Module) -> str:
 def evaluation_transform(model: torch.nn.Module) -> Callable[[Any], torch.Tensor]:
     """open_clip's evaluation preprocessing for ``model``."""
     return image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)  # type: ignore[union-attr, arg-type]
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 class _quiet_open_clip:

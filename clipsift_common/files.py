@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from clipsift_common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError, first_line
 
 FINGERPRINT_LENGTH = 16  # hex digits: 64 bits tell apart any number of files a run will ever have
 
@@ -51,7 +51,9 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ClipsiftError(f"{path}: cannot be read as JSON ({error}); delete it to have it made again") from error
+        raise ClipsiftError(
+            f"{path}: cannot be read as JSON ({first_line(error)}); delete it to have it made again"
+        ) from error
 
 
 def fingerprint(value: Any) -> str:

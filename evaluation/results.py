@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clipsift_common.distributed import broadcast_object, rank
-from clipsift_common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import read_json, write_json, write_text
 from evaluation.tasks import GROUPS, SCORED, TASKS
 
@@ -150,7 +150,7 @@ def _read_lines(path: Path) -> list[Result]:
         results = [json.loads(line) for line in lines]
         names = [(result["key"], result["metrics"]["main_metric"]) for result in results]
     except (ValueError, KeyError, TypeError) as error:
-        raise ClipsiftError(f"{path} has a line that is no result ({error}); delete that line") from error
+        raise ClipsiftError(f"{path} has a line that is no result ({first_line(error)}); delete that line") from error
     if len({key for key, _ in names}) < len(names):
         raise ClipsiftError(f"{path} has a task twice; delete one of its lines")
     if torn:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipsift_common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import atomic_path
 from selection.uids import UID_DTYPE, is_sorted, is_uid, parse_uids, search_uids, sort_uids
 
@@ -124,7 +124,7 @@ def _mapped(path: Path) -> np.ndarray:
             raise ValueError(f"its size is no multiple of {UID_DTYPE.itemsize} bytes")
         return np.memmap(path, UID_DTYPE, "r") if path.stat().st_size else np.empty(0, UID_DTYPE)
     except (ValueError, OSError, EOFError) as error:
-        raise ClipsiftError(f"subset: {path} is no .npy file of uids ({error})") from error
+        raise ClipsiftError(f"subset: {path} is no .npy file of uids ({first_line(error)})") from error
 
 
 def _is_text(path: Path) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from clipsift_common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError, first_line
 
 
 def push_model(folder: Path, repository: str, private: bool = True) -> str:
@@ -31,8 +31,8 @@ def push_model(folder: Path, repository: str, private: bool = True) -> str:
             repo_id=repository, folder_path=folder, commit_message="Weights trained with clipsift"
         )
     except Exception as error:  # requests, httpx or httpx2 raise their own, whichever the hub's package is built on
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ClipsiftError(
-            f"hub: {repository} cannot be written ({reason}); the model is in {folder}, start again to push it"
+            f"hub: {repository} cannot be written ({first_line(error)}); "
+            f"the model is in {folder}, start again to push it"
         ) from error
     return str(commit)

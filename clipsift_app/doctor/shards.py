@@ -9,7 +9,7 @@ import fsspec
 
 from clipsift_app.doctor.finding import Finding, shorten_list
 from clipsift_app.settings import RunSettings
-from clipsift_common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError, first_line
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool, Shard
 
@@ -33,7 +33,7 @@ def _bad_end(shard: Shard) -> str | None:
         size = int(fs.info(path)["size"])
         end = fs.cat_file(path, start=max(0, size - _END), end=size) if size else b""
     except OSError as error:
-        return f"{shard.url} cannot be read ({error})"
+        return f"{shard.url} cannot be read ({first_line(error)})"
     return None if size >= _END and not any(end) else f"{shard.url} is truncated"
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipsift_common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError, first_line
 from selection.subset import Subset
 from selection.uids import UID_DTYPE, parse_uids
 
@@ -91,4 +91,4 @@ def _read(file: Path, columns: list[str]) -> pa.Table:
 
 
 def _damaged(file: Path, error: Exception) -> ClipsiftError:
-    return ClipsiftError(f"{file}: no score file ({str(error).splitlines()[0]}); delete it to have it made again")
+    return ClipsiftError(f"{file}: no score file ({first_line(error)}); delete it to have it made again")

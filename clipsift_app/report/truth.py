@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipsift_app.report.run_data import RunData, read_run
-from clipsift_common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError, first_line
 from selection.uids import parse_uids, sort_key
 
 
@@ -21,9 +21,7 @@ class Truth:
         try:
             table = pq.read_table(path, columns=["uid", "kind"])
         except (pa.ArrowException, OSError) as error:
-            raise ClipsiftError(
-                f"{path}: no parquet file with columns uid and kind ({error})".splitlines()[0]
-            ) from error
+            raise ClipsiftError(f"{path}: no parquet file with columns uid and kind ({first_line(error)})") from error
         if not table.num_rows:
             raise ClipsiftError(f"{path}: holds no rows")
         uids, kinds = parse_uids(table["uid"].to_pylist()), table["kind"].to_numpy()

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from clipsift_common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.images import IMAGE_EXTENSIONS, ImageError, open_image
 from evaluation.tasks import Task
 
@@ -33,10 +33,12 @@ def read_rows(task: Task, path: Path, texts: Sequence[str], lists: Sequence[str]
                     row: dict[str, Any] = {column: str(cells[column]) for column in texts}
                     row |= {column: _list_of_strings(cells[column]) for column in lists}
                 except (KeyError, ValueError, TypeError) as error:
-                    raise ClipsiftError(f"{task.key}: {path} row {number}: bad or missing {error}") from error
+                    raise ClipsiftError(
+                        f"{task.key}: {path} row {number}: bad or missing {first_line(error)}"
+                    ) from error
                 rows.append(row)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ClipsiftError(f"{task.key}: {path} cannot be read ({error})") from error
+        raise ClipsiftError(f"{task.key}: {path} cannot be read ({first_line(error)})") from error
     if not rows:
         raise ClipsiftError(f"{task.key}: {path} has no rows")
     return rows
@@ -86,7 +88,9 @@ class ZipImages:
             try:
                 self._archive = (os.getpid(), zipfile.ZipFile(self.path))
             except (zipfile.BadZipFile, OSError) as error:
-                raise ClipsiftError(f"{self.task.key}: {self.path} cannot be read ({error}); fetch it again") from error
+                raise ClipsiftError(
+                    f"{self.task.key}: {self.path} cannot be read ({first_line(error)}); fetch it again"
+                ) from error
         return self._archive[1]
 
     def __len__(self) -> int:

@@ -20,7 +20,7 @@ from huggingface_hub.utils import (
     http_backoff,
 )
 
-from clipsift_common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError, first_line
 
 CHUNK = 1 << 24  # bytes per request: what a cut line costs at most
 _BUSY = (408, 429, 500, 502, 503, 504)  # statuses that pass
@@ -72,7 +72,7 @@ def open_repository(name: str, anchor: str, wanted: Callable[[str], bool], endpo
     except Exception as error:  # requests, httpx or httpx2 raise their own, whichever the hub's package is built on
         if cached := _cached(name, anchor, wanted):
             return cached
-        raise Unreachable(f"{name}: cannot be listed ({_reason(error)})") from error
+        raise Unreachable(f"{name}: cannot be listed ({first_line(error)})") from error
 
 
 def _ask(name: str, wanted: Callable[[str], bool], endpoint: str | None) -> Repository:
@@ -174,7 +174,7 @@ def _range(url: str, name: str, start: int, stop: int) -> bytes:
         response = http_backoff("GET", url, headers=headers, timeout=60, retry_on_status_codes=_BUSY)
         hf_raise_for_status(response)
     except Exception as error:  # as in open_repository
-        raise ClipsiftError(f"{name}: cannot be fetched ({_reason(error)})") from error
+        raise ClipsiftError(f"{name}: cannot be fetched ({first_line(error)})") from error
     if len(response.content) != stop - start:
         raise ClipsiftError(
             f"{name}: the server sent {len(response.content)} bytes where {stop - start} were asked for"
@@ -193,7 +193,3 @@ def content_hash(path: Path, file: HubFile) -> str | None:
             blob = hashlib.sha1(b"blob %d\0" % file.size + handle.read(), usedforsecurity=False)
             return sha256 if blob.hexdigest() == file.digest else None
     return sha256 if file.digest in (None, sha256) else None
-
-
-def _reason(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipsift_common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import read_json
 from evaluation.data.prompts import read_lines
 from evaluation.tasks import Task
@@ -85,7 +85,7 @@ def _compare(folder: Path, checksums: bool) -> list[str]:
             (name, file["size"], file["sha256"]) for name, file in read_json(folder / MANIFEST_NAME)["files"].items()
         ]
     except (ClipsiftError, KeyError, TypeError, AttributeError) as error:
-        return [f"{folder / MANIFEST_NAME} cannot be read ({error})"]
+        return [f"{folder / MANIFEST_NAME} cannot be read ({first_line(error)})"]
     for name, size, sha256 in files:
         path = folder / name
         if not path.is_file():

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipsift_common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import atomic_path, fingerprint
 from selection.features.npz import checksums, read_array
 from selection.kernels.tiles import ROW_TILE, tiles
@@ -118,7 +118,7 @@ class FeatureFile:
         try:
             return pq.ParquetFile(fsspec.open(self.path, "rb").open())
         except (OSError, pa.ArrowInvalid) as error:
-            raise ClipsiftError(f"{self.path}: is no parquet file ({error})") from error
+            raise ClipsiftError(f"{self.path}: is no parquet file ({first_line(error)})") from error
 
     def _array(self, tower: str) -> np.ndarray:
         path, key = self._npz, f"{self.name}_{tower}"

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from clipsift_common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError, first_line
 
 Language = str | Literal[False]  # YAML reads the word off as false
 
@@ -36,4 +36,4 @@ def _model(path: str) -> Any:
     try:
         return fasttext.load_model(path)
     except ValueError as error:
-        raise ClipsiftError(f"language: {path} is no fastText model ({error})") from error
+        raise ClipsiftError(f"language: {path} is no fastText model ({first_line(error)})") from error

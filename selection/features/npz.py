@@ -11,7 +11,7 @@ from typing import IO
 import fsspec
 import numpy as np
 
-from clipsift_common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError, first_line
 
 _PIECE = 1 << 24  # bytes checked at a time
 _LOCAL_HEADER = 30  # bytes of a zip member's own header, before its name and extra field
@@ -34,7 +34,7 @@ def read_array(path: str, key: str) -> np.ndarray:
                 return _mapped(path, member)
             return np.lib.format.read_array(io.BytesIO(archive.read(member)), allow_pickle=False)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ClipsiftError(f"{path}: features cannot be read ({error})") from error
+        raise ClipsiftError(f"{path}: features cannot be read ({first_line(error)})") from error
 
 
 def checksums(path: str, keys: list[str]) -> list[tuple[int, int]]:
@@ -46,7 +46,7 @@ def checksums(path: str, keys: list[str]) -> list[tuple[int, int]]:
         with fsspec.open(path, "rb") as handle, zipfile.ZipFile(handle) as archive:
             members = [_member(path, archive, key) for key in keys]
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ClipsiftError(f"{path}: features cannot be read ({error})") from error
+        raise ClipsiftError(f"{path}: features cannot be read ({first_line(error)})") from error
     return [(member.CRC, member.file_size) for member in members]
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from clipsift_common.clip import LoadedCLIP
 from clipsift_common.distributed import barrier, rank
-from clipsift_common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import atomic_path, fingerprint, read_json
 from clipsift_common.images import IMAGE_EXTENSIONS, ImageError, decode_image
 from clipsift_common.progress import track
@@ -74,7 +74,7 @@ def _from_file(path: Path, name: str | None) -> np.ndarray:
     try:
         loaded = np.load(path, allow_pickle=False)
     except (ValueError, OSError) as error:
-        raise ClipsiftError(f"target: {path} cannot be read ({error})") from error
+        raise ClipsiftError(f"target: {path} cannot be read ({first_line(error)})") from error
     if not isinstance(loaded, np.ndarray):
         key = f"{name}_img" if f"{name}_img" in loaded.files else loaded.files[0]
         if key != f"{name}_img" and len(loaded.files) > 1:

@@ -12,7 +12,7 @@ import torch
 
 from clipsift_common.data_report import DataReport
 from clipsift_common.distributed import barrier, rank, world_size
-from clipsift_common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import array_fingerprint, atomic_path, read_json, write_json
 from clipsift_common.progress import Progress
 from selection.pool.location import Pool, Shard
@@ -59,8 +59,10 @@ class _ShardScans(torch.utils.data.Dataset):
         shard, known = self.work[item]
         try:
             handle = self.cache.open(shard.url, known) if is_remote(shard.url) else open(shard.url, "rb")  # noqa: SIM115
-        except (ClipsiftError, OSError) as error:
-            return 0, 0, str(error) if isinstance(error, ClipsiftError) else f"{shard.url}: cannot be opened ({error})"
+        except ClipsiftError as error:
+            return 0, 0, str(error)
+        except OSError as error:
+            return 0, 0, f"{shard.url}: cannot be opened ({first_line(error)})"
         with handle:
             size = os.fstat(handle.fileno()).st_size
             rows, report = scan_tar(handle, shard, _expected(shard))

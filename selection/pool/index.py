@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 from clipsift_common.data_report import DataReport
-from clipsift_common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import fingerprint, read_json
 from selection.pool.build import FORMAT, build_index
 from selection.pool.location import Pool, Shard
@@ -209,7 +209,7 @@ class PoolIndex:
             try:
                 handle = open(url, "rb")  # noqa: SIM115 - the caller's
             except OSError as error:
-                raise ClipsiftError(f"{url}: cannot be read any more ({error})") from error
+                raise ClipsiftError(f"{url}: cannot be read any more ({first_line(error)})") from error
             now = os.fstat(handle.fileno())
             same = [now.st_size, str(now.st_mtime)] == self._stamps[shard]
         if not same:
@@ -237,7 +237,7 @@ class PoolIndex:
         try:
             return os.pread(handle.fileno(), size, offset)
         except OSError as error:
-            raise ClipsiftError(f"{url}: cannot be read any more ({error})") from error
+            raise ClipsiftError(f"{url}: cannot be read any more ({first_line(error)})") from error
 
     def _request(self, shard: int, offset: int, size: int) -> bytes:
         url = self.shards[shard].url

@@ -21,7 +21,7 @@ from typing import IO, TypeVar
 import fsspec
 import fsspec.asyn
 
-from clipsift_common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError, first_line
 
 logger = logging.getLogger("clipsift")
 
@@ -65,7 +65,7 @@ def _local(url: str, action: Callable[[], T]) -> T:
     try:
         return action()
     except OSError as error:
-        raise ClipsiftError(f"{url}: cannot be opened ({error})") from error
+        raise ClipsiftError(f"{url}: cannot be opened ({first_line(error)})") from error
 
 
 def read_range(url: str, start: int, stop: int, size: int) -> bytes:
@@ -98,7 +98,9 @@ def patiently(action: Callable[[], T], what: str) -> T:
             final = _is_final(error)
             if final or attempt == TRIES:
                 tried = "" if final else f" after {TRIES} tries"
-                raise ClipsiftError(f"{what}: cannot be read{tried} ({type(error).__name__}: {error})") from error
+                raise ClipsiftError(
+                    f"{what}: cannot be read{tried} ({type(error).__name__}: {first_line(error)})"
+                ) from error
             logger.debug("%s: %s; trying again", what, error)
             time.sleep(FIRST_PAUSE * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))  # else all workers knock at once
     raise AssertionError("unreachable")

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipsift_common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import atomic_path
 from selection.uids import parse_uids, uid_column
 
@@ -96,5 +96,4 @@ class ScoreFile:
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> ClipsiftError:
-        detail = str(error).splitlines()[0]
-        return ClipsiftError(f"{self.path}: no whole score file ({detail}); delete it to have it made again")
+        return ClipsiftError(f"{self.path}: no whole score file ({first_line(error)}); delete it to have it made again")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from clipsift_common.data_report import DataReport
-from clipsift_common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import atomic_path, fingerprint, read_json, write_json
 from clipsift_common.images import ImageError, decode_image
 from clipsift_common.machine import Machine, _join
@@ -113,3 +113,10 @@ def test_a_launch_fills_in_the_machine(environment: dict, machine: Machine, expe
 def test_a_launch_that_contradicts_the_settings_is_refused(environment: dict, machine: Machine, words: str) -> None:
     with pytest.raises(ClipsiftError, match=words):
         _join(machine, environment)
+
+
+@pytest.mark.parametrize(
+    ("message", "line"), [("one", "one"), ("\n  two \nmore", "two"), ("", "ValueError"), (" \n", "ValueError")]
+)
+def test_first_line_of_an_error(message: str, line: str) -> None:
+    assert first_line(ValueError(message)) == line

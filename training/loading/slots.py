@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from clipsift_common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError, first_line
 
 PREFETCH = 2  # batches that a worker makes ahead
 
@@ -46,7 +46,7 @@ class Slots:
         except RuntimeError as error:
             raise ClipsiftError(
                 f"/dev/shm has no room for {count} batches of {math.prod(shape) / 1e6:,.0f} MB on their way from "
-                f"{workers} workers; give it more (docker run --shm-size), or set fewer data.workers ({error})"
+                f"{workers} workers ({first_line(error)}); give it more (docker run --shm-size) or fewer data.workers"
             ) from error
         self._batches = torch.empty(0, dtype=torch.uint8).set_(memory).view(count, *shape)
         self._taken = torch.zeros(count, dtype=torch.bool).share_memory_()
