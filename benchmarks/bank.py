@@ -21,6 +21,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else this folder would hide the package selection
 
 from benchmarks.measure import describe_machine
+from clipsift_app.report.agreement import agreement
 from selection import s_cliploss
 
 KEEP = 0.3
@@ -48,30 +49,15 @@ def clip_like(num: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return torch.nn.functional.normalize(image, dim=1), torch.nn.functional.normalize(text, dim=1)
 
 
-def ranks(values: Tensor) -> Tensor:
-    return values.argsort().argsort().double()
-
-
-def spearman(a: Tensor, b: Tensor) -> float:
-    """Rank correlation."""
-    return torch.corrcoef(torch.stack([ranks(a), ranks(b)]))[0, 1].item()
-
-
-def jaccard(a: Tensor, b: Tensor) -> float:
-    """Of the sets of the best :data:`KEEP` by either score."""
-    count = int(KEEP * len(a))
-    best_a, best_b = (set(scores.topk(count).indices.tolist()) for scores in (a, b))
-    return len(best_a & best_b) / len(best_a | best_b)
-
-
 def report(name: str, cost: float, estimate: Callable[[int], Tensor], reference: Tensor) -> None:
     start = time.perf_counter()
     first = estimate(0)
     seconds = time.perf_counter() - start
     second = estimate(1)
-    agreement = [(spearman(scores, reference), jaccard(scores, reference)) for scores in (first, second)]
-    rank, top = (sum(values) / 2 for values in zip(*agreement))
-    print(f"{name:24} {cost:8.3g} {seconds:8.1f} {rank:10.5f} {top:9.4f} {jaccard(first, second):8.4f}", flush=True)
+    found = agreement({"first": first.numpy(), "second": second.numpy(), "reference": reference.numpy()}, KEEP)
+    assert found is not None
+    rank, top = found.correlation[:2, 2].mean(), found.overlap[:2, 2].mean()
+    print(f"{name:24} {cost:8.3g} {seconds:8.1f} {rank:10.5f} {top:9.4f} {found.overlap[0, 1]:8.4f}", flush=True)
 
 
 def compare(image: Tensor, text: Tensor, temperature: float, batch_size: int, counts: list[int], many: int) -> None:

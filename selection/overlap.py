@@ -25,26 +25,29 @@ def overlaps(subsets: Sequence[Subset]) -> np.ndarray:
 
 
 def jaccard(shared: np.ndarray) -> np.ndarray:
-    """(k, k) |A and B| / |A or B| from :func:`overlaps`, in [0, 1]; 0 for two empty subsets."""
+    """(k, k) |A and B| / |A or B| from counts as :func:`overlaps` gives them, in [0, 1]; 0 for two empty sets."""
     sizes = np.diag(shared)
     return shared / np.maximum(sizes[:, None] + sizes - shared, 1)
 
 
 def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Spearman's correlation of two (n,) scores over the samples where both are finite; NaN when there is none.
+    """Spearman's correlation of two (n,) scores over the samples where both are finite; NaN when there is none."""
+    both = np.isfinite(one) & np.isfinite(other)
+    return float(rank_correlations(np.stack([one[both], other[both]]))[0, 1])
+
+
+def rank_correlations(scores: np.ndarray) -> np.ndarray:
+    """(k, k) Spearman's correlation of each two of (k, n) finite scores; NaN where one of the two is constant.
 
     Equal scores share their mean rank.
     """
-    both = np.isfinite(one) & np.isfinite(other)
-    ranks = [_mean_ranks(scores[both]) for scores in (one, other)]
-    spread = [float(values.std()) if len(values) else 0.0 for values in ranks]
-    if not all(spread):
-        return float("nan")
-    product = (ranks[0] - ranks[0].mean()) * (ranks[1] - ranks[1].mean())
-    return float(product.mean() / (spread[0] * spread[1]))
+    ranks = np.array([_mean_ranks(row) for row in scores])
+    ranks -= ranks.sum(axis=1, keepdims=True) / max(1, ranks.shape[1])
+    norms = np.linalg.norm(ranks, axis=1)
+    products = np.outer(norms, norms)
+    return np.divide(ranks @ ranks.T, products, out=np.full_like(products, np.nan), where=products > 0)
 
 
 def _mean_ranks(scores: np.ndarray) -> np.ndarray:
     _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[inverse]
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]

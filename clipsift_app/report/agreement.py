@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from selection.overlap import jaccard, rank_correlations
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -31,17 +33,6 @@ def agreement(columns: Mapping[str, np.ndarray], share: float) -> Agreement | No
     scores = scores[:, np.isfinite(scores).all(axis=0)] if len(columns) > 1 else np.empty((0, 0))
     if scores.shape[1] < 2:
         return None
-    ranks = np.array([_average_ranks(row) for row in scores])
-    ranks -= ranks.mean(axis=1, keepdims=True)
-    norms = np.maximum(np.linalg.norm(ranks, axis=1), 1e-12)  # a constant column agrees with nothing
-    correlation = ranks @ ranks.T / np.outer(norms, norms)
+    correlation = np.nan_to_num(rank_correlations(scores))  # a constant column agrees with nothing
     best = (scores >= np.quantile(scores, 1 - share, axis=1, keepdims=True)).astype(np.float64)
-    both = best @ best.T
-    sizes = np.diag(both)
-    return Agreement(list(columns), correlation, both / (sizes[:, None] + sizes[None, :] - both), share)
-
-
-def _average_ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1; equal values share the mean of theirs."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    return Agreement(list(columns), correlation, jaccard(best @ best.T), share)

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
-
 from clipsift_app.report.comparison_plots import dots, recipe_bars
 from clipsift_app.report.figures import Plot
 from clipsift_app.report.headline import percent, points
@@ -22,7 +20,7 @@ from clipsift_app.report.score_sample import read_scores
 from clipsift_app.report.tables import FOOTNOTE, columns, has_doubt
 from clipsift_app.report.task_panels import task_panels
 from clipsift_app.report.truth import Truth, open_truth
-from selection.subset import Subset
+from selection.overlap import jaccard, overlaps
 
 SECTIONS = {
     "bars": "Recipes side by side",
@@ -32,7 +30,6 @@ SECTIONS = {
     "pictures": "Dropped first, kept last",
     "runs": "Runs",
 }
-OVERLAP_SAMPLE = 1_000_000  # uids looked up for the overlap of two subsets; it is exact below
 
 
 @dataclass(frozen=True)
@@ -161,19 +158,7 @@ def _overlap(runs: Mapping[str, RunData]) -> dict[str, Any]:
     subsets = {name: run.subset for name, run in runs.items() if run.subset is not None}
     if len(subsets) < 2:
         return {}
-    values = [[_jaccard(one, other) for other in subsets.values()] for one in subsets.values()]
-    return {"names": list(subsets), "values": values}
-
-
-def _jaccard(one: Subset, other: Subset) -> float:
-    """Shared uids over all; estimated from an even sample of the smaller set when that is large."""
-    small, large = sorted((one, other), key=len)
-    uids, num_large = small.unique, len(large.unique)
-    if not len(uids):
-        return float(num_large == 0)
-    sample = uids[:: -(-len(uids) // OVERLAP_SAMPLE)]
-    shared = float(np.mean(large.multiplicity(sample) > 0)) * len(uids)
-    return shared / (len(uids) + num_large - shared)
+    return {"names": list(subsets), "values": jaccard(overlaps(list(subsets.values())))}
 
 
 def _pictures(members: Mapping[str, Sequence[RunData]], index: PictureIndex, given: Truth | None) -> dict[str, Any]:

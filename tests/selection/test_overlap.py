@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 from clipsift_common.errors import ClipsiftError
 from selection import subset_files
-from selection.overlap import jaccard, overlaps, rank_correlation
+from selection.overlap import jaccard, overlaps, rank_correlation, rank_correlations
 from selection.subset import Subset
 from selection.subset_files import Runs, combine
 from selection.uids import parse_uids
@@ -87,3 +87,13 @@ def test_rank_correlation_by_hand() -> None:
     # Ranks 1 2 3 4 and 1.5 1.5 3.5 3.5: covariance 1, deviations sqrt(1.25) and 1.
     assert rank_correlation(one, np.array([1, 1, 2, 2, 9])) == pytest.approx(1 / np.sqrt(1.25))
     assert np.isnan(rank_correlation(one, np.zeros(5)))
+
+
+def test_rank_correlations_of_several_scores_at_once() -> None:
+    scores = np.array([[1.0, 2, 3, 4], [10, 30, 20, 40], [4, 3, 1, 1], [5, 5, 5, 5]])
+    found = rank_correlations(scores)
+    # 1 - 6 * sum d^2 / (n (n^2 - 1)); with the tie, -4.5 / sqrt(5 * 4.5); nothing can be said of a constant.
+    np.testing.assert_allclose(found[0, :3], [1, 1 - 6 * 2 / 60, -4.5 / 22.5**0.5])
+    np.testing.assert_array_equal(found, found.T)
+    assert np.isnan(found[3]).all()
+    assert np.isnan(rank_correlations(np.empty((2, 0)))).all()
