@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from clipsift_app.validation import Validation
 from clipsift_common.files import write_text
 from clipsift_common.machine import Machine
+from evaluation.rules import Precision, Rules
 from selection.settings import Selection
 from training.online import Online
 
@@ -18,8 +19,8 @@ class Evaluation:
     """Which tasks, by which rules. ``tasks``: keys, group names or globs; all that the folder has when empty."""
 
     tasks: list[str] = field(default_factory=list)
-    rules: Literal["leaderboard", "corrected"] = "leaderboard"
-    precision: Literal["fp32", "amp"] = "fp32"
+    rules: Rules = "leaderboard"
+    precision: Precision = "fp32"
     batch_size: int = 256
     workers: int = 2
 

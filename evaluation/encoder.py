@@ -12,6 +12,7 @@ from clipsift_common.clip import LoadedCLIP
 from clipsift_common.distributed import gather_objects, rank, world_size
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.progress import Progress
+from evaluation.rules import Precision
 from evaluation.text_tower import TextTower
 
 TEXT_WINDOW = 4096  # texts tokenised and sorted by length at once
@@ -23,11 +24,10 @@ class Encoder:
 
     Args:
         clip: its model's parameters say where to compute; they may be moved between calls.
-        precision: ``fp32``, or ``amp``: towers under autocast (float16 on a GPU, bfloat16 on a CPU), features
-            normalised and compared in float32 all the same.
+        precision: with ``amp`` the towers run under autocast; features are normalised in float32 all the same.
     """
 
-    def __init__(self, clip: LoadedCLIP, precision: str) -> None:
+    def __init__(self, clip: LoadedCLIP, precision: Precision) -> None:
         self.model, self.tokenizer = clip.model, clip.tokenizer
         self._text_tower = TextTower(clip.model)
         self.amp = precision == "amp"

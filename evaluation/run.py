@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
@@ -18,14 +18,12 @@ from evaluation.data.loader import TaskLoader
 from evaluation.encoder import Encoder
 from evaluation.kinds import KINDS
 from evaluation.results import Result, ResultStore
+from evaluation.rules import Precision, Rules
 from evaluation.suite import DataCompSuite
 from evaluation.task_run import TaskRun
 from evaluation.tasks import TASKS, Task, select_tasks
 
 logger = logging.getLogger("clipsift")
-
-RULES = ("leaderboard", "corrected")
-PRECISIONS = ("fp32", "amp")
 
 
 def evaluate(
@@ -33,8 +31,8 @@ def evaluate(
     data: str | Path,
     out: str | Path | None = None,
     tasks: Sequence[str] | None = None,
-    rules: str = "leaderboard",
-    precision: str = "fp32",
+    rules: Rules = "leaderboard",
+    precision: Precision = "fp32",
     batch_size: int = 128,
     workers: int = 4,
     machine: Machine | None = None,
@@ -49,9 +47,7 @@ def evaluate(
         data: folder that holds the tasks' folders, as DataComp's download script leaves it.
         out: folder for ``eval_results.jsonl`` and ``summary.json``; None: results are only returned.
         tasks: keys, names of groups, globs; None: every task whose folder is there.
-        rules: ``leaderboard``: as the published numbers were made; ``corrected``: without the reference's defects
-            (CLEVR Distance's blank class, FMoW's region "Other").
-        precision: ``fp32``, or ``amp`` for 16-bit towers; features are compared in float32 in either case.
+        rules, precision: as :mod:`evaluation.rules` explains them.
         batch_size: images encoded at once, per process.
         workers: image decoding processes, per process.
         machine: where to run; None: one process, on the GPU if there is one.
@@ -66,10 +62,9 @@ def evaluate(
     """
     if not isinstance(model, LoadedCLIP):
         model = wrap_clip(model, preprocess, tokenizer)
-    if rules not in RULES:
-        raise ClipsiftError(f"rules: {rules} is not one of {', '.join(RULES)}")
-    if precision not in PRECISIONS:
-        raise ClipsiftError(f"precision: {precision} is not one of {', '.join(PRECISIONS)}")
+    for name, word, words in (("rules", rules, get_args(Rules)), ("precision", precision, get_args(Precision))):
+        if word not in words:
+            raise ClipsiftError(f"{name}: {word} is not one of {', '.join(words)}")
     chosen = _present_tasks(Path(data)) if tasks is None else select_tasks(tasks)
     identity = {"weights": model.fingerprint, "rules": rules, "precision": precision}
     store = ResultStore(None if out is None else Path(out), identity)
@@ -87,7 +82,7 @@ def evaluate_in_place(
     model: LoadedCLIP,
     data: str | Path,
     tasks: Sequence[Task],
-    rules: str = "leaderboard",
+    rules: Rules = "leaderboard",
     batch_size: int = 128,
     workers: int = 4,
 ) -> tuple[list[Result], dict[str, str]]:

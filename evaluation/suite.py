@@ -15,6 +15,7 @@ from evaluation.data.loader import Batch, TaskLoader
 from evaluation.encoder import Encoder
 from evaluation.kinds import KINDS
 from evaluation.results import ResultStore
+from evaluation.rules import Precision, Rules
 from evaluation.task_run import TaskRun
 from evaluation.tasks import TASKS, Task
 
@@ -33,8 +34,7 @@ class DataCompSuite(L.LightningModule):
         data: folder with the tasks' folders.
         tasks: what to evaluate; tasks that the store has already are skipped.
         store: where results go and come from.
-        rules: ``leaderboard`` (as the published numbers were made) or ``corrected``.
-        precision: ``fp32`` or ``amp``; see :class:`Encoder`.
+        rules, precision: as :mod:`evaluation.rules` explains them.
         batch_size: images encoded at once, per rank.
         workers: processes that decode images, per rank.
     """
@@ -45,8 +45,8 @@ class DataCompSuite(L.LightningModule):
         data: Path,
         tasks: Sequence[Task],
         store: ResultStore,
-        rules: str = "leaderboard",
-        precision: str = "fp32",
+        rules: Rules = "leaderboard",
+        precision: Precision = "fp32",
         batch_size: int = 128,
         workers: int = 4,
     ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from clipsift_app.settings import Evaluation
 from clipsift_app.stages import run_evaluate
@@ -13,6 +12,7 @@ from clipsift_common.clip import load_clip
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.machine import Machine, launch
 from evaluation.data.download import download
+from evaluation.rules import Precision, Rules
 
 
 @dataclass
@@ -26,8 +26,8 @@ class EvaluateSettings:
     pretrained: str | None = None
     out: str | None = None
     tasks: str | None = None
-    rules: Literal["leaderboard", "corrected"] = "leaderboard"
-    precision: Literal["fp32", "amp"] = "fp32"
+    rules: Rules = "leaderboard"
+    precision: Precision = "fp32"
     batch_size: int = 256
     workers: int = 2
     trainer: Machine = field(default_factory=Machine)

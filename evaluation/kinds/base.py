@@ -10,6 +10,7 @@ from torch import Tensor
 
 from evaluation.data.loader import Batch, Samples
 from evaluation.encoder import Encoder
+from evaluation.rules import Rules
 from evaluation.tasks import Task
 
 Metrics = Mapping[str, float | None]
@@ -27,7 +28,7 @@ class Evaluator(ABC):
     # The leaderboard's mixed precision: the text tower always, the image tower for these kinds only.
     amp_images = False
 
-    def __init__(self, task: Task, data: Path, rules: str) -> None:
+    def __init__(self, task: Task, data: Path, rules: Rules) -> None:
         self.task, self.rules = task, rules
         self.folder = data / task.folder
 
