@@ -28,7 +28,8 @@ from selection.options import check_options, options_of
 MOMENT = "moment"  # what a method needs beside "image" and "text" features
 
 
-def _no_target(name: str) -> Tensor:
+def no_target(name: str) -> Tensor:
+    """Features of target sets where there are none."""
     raise ClipsiftError(f"target {name}: this selection has no target features")
 
 
@@ -51,7 +52,7 @@ class FeatureBlock:
     text: Tensor
     seed: int = 0
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
-    target: Callable[[str], Tensor] = _no_target
+    target: Callable[[str], Tensor] = no_target
 
     def __len__(self) -> int:
         return len(self.image)

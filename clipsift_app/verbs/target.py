@@ -1,32 +1,85 @@
-"""The verb ``target``: features of target sets for recipes to compare with."""
+"""The verb ``target``: the features that scores and methods compare a pool with."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from clipsift_app.verb_settings import parse_settings
 from clipsift_common.clip import load_clip
+from clipsift_common.distributed import barrier, rank
+from clipsift_common.errors import ClipsiftError
 from clipsift_common.machine import Machine, device_of, launch
 from clipsift_common.progress import say
-from selection.features.target_sets import embed_target
+from evaluation.class_prompts import class_prompt_features
+from evaluation.tasks import TASKS
+from selection.centroids import make_centroids
+from selection.features.target_sets import embed_target, target_sets, write_features
+from selection.pool.location import Pool
+
+PROMPTS = "_prompts"  # behind the key of an evaluation task
+CENTROIDS = "pool_centroids"
 
 
 @dataclass
 class TargetSettings:
-    """Features of the train images of several evaluation sets, which lie under ``data``, as a target for recipes."""
+    """Which target, and where it goes: a ``.npy``, or a folder for one of several sets.
+
+    ``imagenet1k``, ``target24``: train images below ``data``, by the CLIP ``model`` with ``pretrained``.
+    ``imagenet1k_prompts`` (or another evaluation task's): class prompts by that CLIP. ``pool_centroids``: k-means of
+    the image ``features`` that the metadata of ``pool`` has, ``clusters`` of them.
+    """
 
     name: str
-    data: str
-    model: str
-    pretrained: str | None
     out: str
+    data: str | None = None
+    model: str | None = None
+    pretrained: str | None = None
+    pool: str | None = None
+    features: str | None = None
+    clusters: int = 100_000
+    seed: int = 0
     trainer: Machine = field(default_factory=Machine)
 
 
 def run(arguments: list[str]) -> None:
     settings = parse_settings(TargetSettings, arguments, positional="name")
-    clip = load_clip(settings.model, settings.pretrained)
+    check_settings(settings)
+    out = Path(settings.out)
+    if settings.name == CENTROIDS:
+        pool = Pool(str(settings.pool))
+        device = device_of(launch(settings.trainer))
+        make_centroids(pool, str(settings.features), settings.clusters, out, device, settings.seed)
+        return say(f"target: {settings.clusters:,} centroids in {out}")
+    clip = load_clip(str(settings.model), settings.pretrained)
     device = device_of(launch(settings.trainer))
-    files = embed_target(settings.name, Path(settings.data), clip, Path(settings.out), device)
-    say(f"target: {len(files)} sets in {settings.out}")
+    if settings.name in target_sets():
+        files = embed_target(settings.name, Path(str(settings.data)), clip, out, device)
+        return say(f"target: {len(files)} file{'s' if len(files) > 1 else ''} of {settings.name} in {out}")
+    features = class_prompt_features(settings.name.removesuffix(PROMPTS), clip, device)
+    _write(out, features)
+    say(f"target: the prompts of {len(features):,} classes in {out}")
+
+
+def check_settings(settings: TargetSettings) -> None:
+    """Refuse a name that is unknown and settings that do not go with it."""
+    name, known = settings.name, [*target_sets(), f"imagenet1k{PROMPTS}", CENTROIDS]
+    is_prompts = name.endswith(PROMPTS) and name.removesuffix(PROMPTS) in TASKS
+    if name not in known and not is_prompts:
+        raise ClipsiftError(f"target: none is named {name} (there are {', '.join(known)})")
+    needed = ("pool", "features") if name == CENTROIDS else ("model",) if is_prompts else ("data", "model")
+    missing = [f"--{key}" for key in needed if getattr(settings, key) is None]
+    if missing:
+        raise ClipsiftError(f"target: {name} needs {', '.join(missing)}")
+    if (name == CENTROIDS or is_prompts) and not settings.out.endswith(".npy"):
+        raise ClipsiftError(f"target: {name} is one file; --out must end in .npy, got {settings.out}")
+    if settings.clusters < 1:
+        raise ClipsiftError(f"target: --clusters is at least 1, got {settings.clusters}")
+
+
+def _write(out: Path, features: torch.Tensor) -> None:
+    if rank() == 0:
+        write_features(out, features.cpu().numpy())
+    barrier()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from selection.pool.location import Pool
 
 TRUSTED = "trusted"  # the target's name for the shards given as --trusted
 NOTE_NAME = "target.json"  # beside a target of several sets: whose features they are, and which files belong to it
+_TORCH = (".pt", ".pth")
+_FILES = (".npy", ".npz", *_TORCH)
 _PICTURES = ("*.jpg", "*.jpeg", "*.png", "*.webp")
 
 
@@ -36,8 +39,9 @@ def load_target(
     """(t, d) image features of a target, in the dtype that their files have (float32 if we make them here).
 
     Args:
-        source: ``trusted``; a ``.npy`` of (t, d) features; a ``.npz`` in metadata layout (array ``{name}_img``) or with
-            a single array; a folder of such files (concatenated in name order); a folder of shards or of pictures.
+        source: ``trusted``; a ``.npy`` or ``.pt`` of (t, d) features; a ``.npz`` in metadata layout (array
+            ``{name}_img``) or with a single array; a folder of such files (concatenated in name order); a folder of
+            shards or of pictures.
         clip: the teacher, for sources of pictures.
         name: the feature columns' prefix.
         device: where pictures are encoded.
@@ -53,7 +57,7 @@ def load_target(
     path = Path(source)
     if not path.exists():
         raise ClipsiftError(f"target: {source} does not exist (give trusted, a .npy, a .npz, or a folder)")
-    files = [path] if path.is_file() else sorted([*path.glob("*.npy"), *path.glob("*.npz")])
+    files = [path] if path.is_file() else sorted(file for kind in _FILES for file in path.glob(f"*{kind}"))
     if (path / NOTE_NAME).is_file():
         missing = set(read_json(path / NOTE_NAME)["files"]) - {file.name for file in files}
         if missing:
@@ -72,8 +76,8 @@ def load_target(
 
 def _from_file(path: Path, name: str | None) -> np.ndarray:
     try:
-        loaded = np.load(path, allow_pickle=False)
-    except (ValueError, OSError) as error:
+        loaded = _torch_file(path) if path.suffix in _TORCH else np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise ClipsiftError(f"target: {path} cannot be read ({first_line(error)})") from error
     if not isinstance(loaded, np.ndarray):
         key = f"{name}_img" if f"{name}_img" in loaded.files else loaded.files[0]
@@ -83,6 +87,16 @@ def _from_file(path: Path, name: str | None) -> np.ndarray:
     if loaded.ndim != 2 or not np.issubdtype(loaded.dtype, np.floating):
         raise ClipsiftError(f"target: {path} is {loaded.ndim}-D {loaded.dtype}, not (images, features) of floats")
     return loaded
+
+
+def _torch_file(path: Path) -> np.ndarray:
+    """The one tensor of a file of torch's, such as DataComp's ``in1k_clip_vit_l14_0.pt``; nothing else is unpickled."""
+    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    if isinstance(loaded, dict) and len(loaded) == 1:
+        loaded = next(iter(loaded.values()))
+    if not isinstance(loaded, torch.Tensor):
+        raise ValueError(f"it holds a {type(loaded).__name__}, not one tensor")
+    return (loaded.float() if loaded.dtype == torch.bfloat16 else loaded).numpy()
 
 
 def _embedded(folder: Path, clip: LoadedCLIP | None, cache: Path, device: torch.device) -> np.ndarray:

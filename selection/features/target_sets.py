@@ -1,7 +1,8 @@
-"""Targets made of many evaluation sets' train images: which they are, and their features, one file for each set."""
+"""Targets made of evaluation sets' train images: which they are, and their features."""
 
 from __future__ import annotations
 
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 import yaml
 
 from clipsift_common.clip import LoadedCLIP
+from clipsift_common.distributed import barrier, rank, world_size
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import atomic_path, read_json, write_json
 from clipsift_common.progress import track
@@ -24,11 +26,11 @@ def target_sets() -> dict[str, list[str]]:
 
 
 def embed_target(name: str, data: Path, clip: LoadedCLIP, out: Path, device: torch.device) -> list[Path]:
-    """Write ``out/<set>.npy``, (images, d) fp16 unit features, for every set of a named target; returns the files.
+    """Write the (images, d) fp16 unit features of a named target's sets; returns the files. A collective call.
 
     The set ``vtab/dtd`` is in ``data/wds_vtab-dtd`` or ``data/wds_vtab-dtd_train``: shards, pictures, or either of them
-    in a folder ``train`` there. ``out`` is then a target for recipes. Files that are there are kept, so a stopped call
-    goes on.
+    in a folder ``train`` there. ``out`` is then a target for recipes: one file if it ends in ``.npy``, else a folder
+    with a file for each set. Sets are split over ranks; those that are done are kept, so a stopped call resumes.
 
     Raises:
         ClipsiftError: for an unknown name, sets without a folder (all are named, before anything is computed), a set
@@ -40,20 +42,39 @@ def embed_target(name: str, data: Path, clip: LoadedCLIP, out: Path, device: tor
     missing = [_folder_name(key) for key, folder in folders.items() if folder is None]
     if missing:
         raise ClipsiftError(f"target: {data} has no train images of {', '.join(missing)}")
-    files = [out / f"{_folder_name(key)}.npy" for key in folders]
+    is_file = out.suffix == ".npy"
+    parts = out.with_suffix(".parts") if is_file else out
+    files = [parts / f"{_folder_name(key)}.npy" for key in folders]
     note = {"target": name, "teacher": clip.fingerprint, "files": [file.name for file in files]}
-    if (out / NOTE_NAME).is_file() and read_json(out / NOTE_NAME) != note:
+    place = out.with_suffix(".json") if is_file else out / NOTE_NAME
+    if place.is_file() and read_json(place) != note:
         raise ClipsiftError(f"target: {out} holds features of another teacher or target; use another --out")
-    write_json(out / NOTE_NAME, note)
-    for file, (key, folder) in zip(files, folders.items()):
+    if is_file and out.is_file():
+        return [out]
+    barrier()  # every rank has looked
+    if rank() == 0:
+        write_json(place, note)
+    for file, (key, folder) in list(zip(files, folders.items()))[rank() :: world_size()]:
         assert folder is not None
         if not file.is_file():
             features = embed_images(clip, track(pictures(folder), f"embed {key}", unit="images"), device)
             if not len(features):
                 raise ClipsiftError(f"target: {folder} has no picture that can be read")
-            with atomic_path(file) as temporary, open(temporary, "wb") as handle:
-                np.save(handle, features.astype(np.float16), allow_pickle=False)
-    return files
+            write_features(file, features.astype(np.float16))
+    barrier()
+    if not is_file:
+        return files
+    if rank() == 0:
+        write_features(out, np.concatenate([np.load(file, allow_pickle=False) for file in files]))
+        shutil.rmtree(parts)
+    barrier()
+    return [out]
+
+
+def write_features(path: Path, features: np.ndarray) -> None:
+    """Write (n, d) ``features`` as a target file, atomically."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+        np.save(handle, features, allow_pickle=False)
 
 
 def _folder_name(key: str) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -86,3 +87,54 @@ def test_what_is_wrong_is_said_before_anything_is_computed(data: Path, clip: Loa
     other = LoadedCLIP(clip.model, clip.preprocess, clip.tokenizer, "other")
     with pytest.raises(ClipsiftError, match="features of another teacher"):
         embed_target("two", data, other, embedded, CPU)
+
+
+def test_one_set_becomes_one_file(data: Path, clip: LoadedCLIP, tmp_path: Path) -> None:
+    (folder,) = embed_target("two", data, clip, tmp_path / "folder", CPU)[:1]
+    (file,) = embed_target("two", data, clip, tmp_path / "out.npy", CPU)
+    assert file == tmp_path / "out.npy"
+    assert np.array_equal(np.load(file)[:3], np.load(folder))
+    assert len(np.load(file)) == 4
+    assert {path.name for path in tmp_path.glob("out*")} == {"out.npy", "out.json"}
+    before = file.stat().st_mtime_ns
+    assert embed_target("two", data, clip, tmp_path / "out.npy", CPU) == [file]
+    assert file.stat().st_mtime_ns == before
+    other = LoadedCLIP(clip.model, clip.preprocess, clip.tokenizer, "other")
+    with pytest.raises(ClipsiftError, match="features of another teacher"):
+        embed_target("two", data, other, tmp_path / "out.npy", CPU)
+
+
+class Bad:
+    """Leaves a mark when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("wrap", [lambda rows: rows, lambda rows: {"features": rows}])
+def test_files_of_torch_are_targets(tmp_path: Path, dtype: torch.dtype, wrap: Callable[[torch.Tensor], object]) -> None:
+    rows = torch.nn.functional.normalize(torch.randn(6, 8, generator=torch.Generator().manual_seed(0)), dim=1).to(dtype)
+    for number, part in enumerate(rows.split(2)):  # as DataComp's five files of ImageNet
+        torch.save(wrap(part.clone()), tmp_path / f"in1k_clip_vit_l14_{number}.pt")
+    loaded = load_target(str(tmp_path), None, "l14", tmp_path, CPU)
+    assert torch.equal(loaded.double(), rows.double())
+
+
+def test_a_file_of_torch_that_is_no_tensor_is_refused_and_never_run(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    for name, content in {"bad": Bad(mark), "two": {"a": torch.ones(1, 2), "b": torch.ones(1, 2)}, "word": "x"}.items():
+        torch.save(content, tmp_path / f"{name}.pt")
+        with pytest.raises(ClipsiftError, match=rf"{name}\.pt cannot be read"):
+            load_target(str(tmp_path / f"{name}.pt"), None, "l14", tmp_path, CPU)
+    for name, data in {"empty": b"", "page": b"<html>", "cut": (tmp_path / "two.pt").read_bytes()[:200]}.items():
+        (tmp_path / f"{name}.pth").write_bytes(data)
+        with pytest.raises(ClipsiftError, match=rf"{name}\.pth cannot be read"):
+            load_target(str(tmp_path / f"{name}.pth"), None, "l14", tmp_path, CPU)
+    torch.save(torch.tensor([[1.0, float("nan")]]), tmp_path / "nan.pt")
+    with pytest.raises(ClipsiftError, match="row 0 is not finite"):
+        load_target(str(tmp_path / "nan.pt"), None, "l14", tmp_path, CPU)
+    assert not mark.exists()

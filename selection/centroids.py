@@ -1,0 +1,63 @@
+"""The centroids of a pool's own image features, for methods that compare clusters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from clipsift_common.distributed import barrier, rank
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.files import fingerprint, read_json, write_json
+from selection.features.files import FeatureFile
+from selection.features.target_sets import write_features
+from selection.kernels.kmeans import SAMPLES_PER_CENTROID, kmeans
+from selection.pool.location import Pool
+from selection.recipe.gather import PoolFeatures
+from selection.registry import no_target
+
+
+def make_centroids(pool: Pool, features: str, clusters: int, out: Path, device: torch.device, seed: int = 0) -> None:
+    """Write ``out``, (clusters, d) float32 k-means centroids of the pool's image features; a collective call.
+
+    As is usual, k-means looks at a random sample of 256 rows per cluster, which is gathered beside ``out`` (2 bytes a
+    number) and deleted afterwards. Centroids that are there, made from the same features, are kept.
+
+    Args:
+        features: prefix of the feature arrays in the metadata (``l14``).
+        out: a ``.npy``.
+
+    Raises:
+        ClipsiftError: for a pool without such features or with fewer usable rows than clusters, or an ``out`` made from
+            something else.
+    """
+    files = [FeatureFile(path, features) for path in pool.metadata]
+    if not files:
+        raise ClipsiftError(f"pool: {pool.location} has no metadata/*.parquet with features {features}")
+    identity = fingerprint([file.fingerprint() for file in files])
+    note = {"target": "pool_centroids", "features": identity, "clusters": clusters, "seed": seed}
+    place = out.with_suffix(".json")
+    if place.is_file() and read_json(place) != note:
+        raise ClipsiftError(f"target: {out} holds the centroids of another pool, number or seed; use another --out")
+    if place.is_file() and out.is_file():
+        return
+    gathered = PoolFeatures(files, device, no_target, out.parent)
+    found, _ = gathered.candidates(_sample(files, clusters, seed), ("image",), seed)
+    if len(found) < clusters:
+        raise ClipsiftError(f"target: {len(found)} usable rows make no {clusters} clusters; lower --clusters")
+    if rank() == 0:
+        write_features(out, kmeans(found.image, clusters, seed).cpu().numpy())
+        write_json(place, note)
+    barrier()
+    gathered.close()
+
+
+def _sample(files: list[FeatureFile], clusters: int, seed: int) -> np.ndarray:
+    """Ascending rows of the pool to look at: raw random numbers are the same in every version of numpy."""
+    total = sum(file.num_rows() for file in files)
+    wanted = SAMPLES_PER_CENTROID * clusters
+    if total <= wanted:
+        return np.arange(total)
+    share = np.random.PCG64(np.random.SeedSequence([seed, total])).random_raw(total) >> np.uint64(11)
+    return np.flatnonzero(share < np.partition(share, wanted)[wanted])
