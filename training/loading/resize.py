@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import interpolate
 
 try:
-    import training.loading._resize as kernel  # type: ignore[import-not-found]
+    import training.loading._resize as kernel  # type: ignore[import-not-found, import-untyped]
 except ImportError:  # installed without a C compiler
     KERNEL = False
 else:
