@@ -1,7 +1,7 @@
 """What each stage costs at DataComp's scales, as the tables of docs/scale.md: ``python benchmarks/costs.py``.
 
 Operations follow from the architectures and the formulas, bytes from the formats. Hours are theirs divided by
-:data:`clipsift_app.costs.ASSUMED_SPEED`: nothing here is a measurement.
+:data:`benchmarks.flops.ASSUMED_SPEED`: nothing here is a measurement.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else this folder would hide the packages
 
+from benchmarks.flops import ASSUMED_SPEED, tower_flops, training_flops
 from clipsift_app.config_files import CONFIGS
-from clipsift_app.costs import ASSUMED_SPEED, tower_flops, training_flops
 from clipsift_app.doctor.disk import num_parameters
 from clipsift_app.doctor.finding import size
 from evaluation.tasks import TASKS

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import tarfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.tars import write_tar
 from evaluation import TASKS
 from evaluation.data.prompts import CLASSNAMES, TEMPLATES, packaged_lines
 from evaluation.tasks import Task, select_tasks
@@ -36,13 +36,11 @@ def make_task(data: Path, task: Task, names: list[str], templates: list[str], nu
     (folder / "zeroshot_classification_templates.txt").write_text("\n".join(templates) + "\n")
     (folder / "test" / "nshards.txt").write_text(str(SHARDS))
     for shard in range(SHARDS):
-        with tarfile.open(folder / "test" / f"{shard}.tar", "w") as tar:
-            for number in range(shard, num_images, SHARDS):
-                parts = {"cls": str(rng.integers(len(names))).encode(), "jpg": make_picture(rng)}
-                for extension, content in parts.items():
-                    member = tarfile.TarInfo(f"s{number:07d}.{extension}")
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
+        samples = (
+            (f"s{number:07d}", {"cls": str(rng.integers(len(names))).encode(), "jpg": make_picture(rng)})
+            for number in range(shard, num_images, SHARDS)
+        )
+        write_tar(folder / "test" / f"{shard}.tar", samples)
 
 
 def make_flickr(data: Path, names: list[str], num_images: int) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from benchmarks.tars import write_tar
 
 MADE_PICTURES = 1_000
 SHARD_SIZE = 500
@@ -37,16 +38,13 @@ def write_shards(folder: Path, count: int, picture: Callable[[int], bytes], shar
     """``count`` samples as img2dataset lays them out: ``picture(number)`` is their image."""
     folder.mkdir(parents=True)
     for shard in range(-(-count // shard_size)):
-        with tarfile.open(folder / f"{shard:08d}.tar", "w") as tar:
-            for number in range(shard * shard_size, min((shard + 1) * shard_size, count)):
-                for suffix, data in _members(number, picture(number)).items():
-                    info = tarfile.TarInfo(f"{number:012d}.{suffix}")
-                    info.size = len(data)
-                    tar.addfile(info, io.BytesIO(data))
+        numbers = range(shard * shard_size, min((shard + 1) * shard_size, count))
+        samples = ((f"{number:012d}", _parts(number, picture(number))) for number in numbers)
+        write_tar(folder / f"{shard:08d}.tar", samples)
     return folder
 
 
-def _members(number: int, picture: bytes) -> dict[str, bytes]:
+def _parts(number: int, picture: bytes) -> dict[str, bytes]:
     caption, key = f"a picture that nobody took, number {number} of many", f"{number:012d}"
     about = {
         "uid": f"{number * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128:032x}",

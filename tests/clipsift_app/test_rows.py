@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from benchmarks.flops import node_hours, tower_flops, training_flops
 from clipsift_app.config_files import CONFIGS
-from clipsift_app.costs import node_hours, tower_flops, training_flops
 from clipsift_app.includes import with_includes
 from clipsift_app.parsing import parse_run
 from clipsift_app.program import run_verb

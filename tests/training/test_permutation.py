@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from training.loading.permutation import draw, hash64, places_at, replacement, rows_at
+from training.loading.permutation import draw, hash64, places_at, replacement
 
 
 def chi_squared(counts: list[int]) -> float:
@@ -28,17 +28,17 @@ def test_a_pass_holds_every_row_once(num_rows, seed, number):
 @pytest.mark.parametrize("sampling", ["shuffled", "resampled"])
 def test_batches_run_on_across_passes(sampling):
     whole = draw(np.arange(10 * 64), 23, 5, sampling)
-    steps = [rows_at(step, 23, 64, 5, sampling) for step in range(10)]  # a batch holds nearly three passes
+    steps = [draw(places_at(step, 64), 23, 5, sampling) for step in range(10)]  # a batch holds nearly three passes
     assert np.array_equal(np.concatenate(steps), whole)
-    halves = np.concatenate([rows_at(step, 23, 32, 5, sampling) for step in range(20)])
+    halves = np.concatenate([draw(places_at(step, 32), 23, 5, sampling) for step in range(20)])
     assert np.array_equal(halves, whole)
     assert np.array_equal(draw(places_at(3, 64)[16:32], 23, 5, sampling), steps[3][16:32])  # a rank's share
 
 
 def test_it_never_changes():
     # A changed order would make every old checkpoint resume on other data.
-    assert rows_at(2, 1000, 5, 42, "shuffled").tolist() == [965, 725, 468, 72, 728]
-    assert rows_at(2, 1000, 5, 42, "resampled").tolist() == [490, 198, 495, 267, 708]
+    assert draw(places_at(2, 5), 1000, 42, "shuffled").tolist() == [965, 725, 468, 72, 728]
+    assert draw(places_at(2, 5), 1000, 42, "resampled").tolist() == [490, 198, 495, 267, 708]
     assert replacement(17, 1, 1000, 42) == 750
 
 

@@ -18,11 +18,6 @@ _ROUNDS = 8
 _SHUFFLE, _RESAMPLE, _REPLACE = range(3)  # what a hash is for; keeps the streams apart
 
 
-def rows_at(step: int, num_rows: int, global_batch: int, seed: int, sampling: Sampling) -> np.ndarray:
-    """The ``(global_batch,)`` int64 positions in ``[0, num_rows)`` that make up one step. See :func:`draw`."""
-    return draw(places_at(step, global_batch), num_rows, seed, sampling)
-
-
 def places_at(step: int, global_batch: int) -> np.ndarray:
     """The ``(global_batch,)`` int64 places of one step in the sequence of samples."""
     return np.arange(step * global_batch, (step + 1) * global_batch, dtype=np.int64)
