@@ -31,7 +31,7 @@ from clipsift_app.settings import RunSettings
 from clipsift_app.stages import run_evaluate, run_fit, run_select
 from clipsift_common.clip import load_clip
 from clipsift_common.files import read_json
-from clipsift_common.machine import launch
+from clipsift_common.launch import launch
 from selection.subset import Subset
 from selection.uids import format_uids
 

@@ -18,7 +18,7 @@ from clipsift_common.clip import LoadedCLIP, load_clip
 from clipsift_common.distributed import barrier, broadcast_object, rank
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import read_json
-from clipsift_common.machine import Machine, device_of
+from clipsift_common.machine import Machine, device_of, listed
 from clipsift_common.progress import make_console
 from evaluation import evaluate
 from evaluation.table import format_table
@@ -28,7 +28,7 @@ from selection.pool.location import Pool
 from selection.selector import Selector
 from selection.settings import Teacher
 from training.data import PoolDataModule
-from training.fit import fit, listed
+from training.fit import fit
 from training.model import CLIPModule
 from training.online import OnlineSelection
 from training.push import push_model

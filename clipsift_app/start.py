@@ -8,7 +8,7 @@ from clipsift_app.parsing import parse_run
 from clipsift_app.provenance import begin
 from clipsift_app.settings import RunSettings
 from clipsift_common.distributed import rank, world_size
-from clipsift_common.machine import launch
+from clipsift_common.launch import launch
 from training.data import check_world
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -9,6 +11,10 @@ import torch
 import torch.distributed as dist
 
 T = TypeVar("T")
+
+# How long a rank waits for the others. Rank 0 merges large pools alone; a rank that dies is noticed at once, by its
+# launcher and by the connection that it leaves, so a long patience costs nothing.
+TIMEOUT = timedelta(hours=12)
 
 
 def is_distributed() -> bool:
@@ -26,10 +32,26 @@ def world_size() -> int:
     return dist.get_world_size() if is_distributed() else 1
 
 
+def waiting_group() -> dist.ProcessGroup | None:
+    """The group on which ranks wait and exchange what lies in main memory; None for the default one.
+
+    Ranks that wait in NCCL spin, a core and a GPU each. The first call for a process group is a collective.
+    """
+    if dist.get_backend() == "gloo":
+        return None
+    return _gloo_beside(dist.group.WORLD)
+
+
+@cache
+def _gloo_beside(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
+    """A second group of the same ranks, made once for each first one."""
+    return dist.new_group(backend="gloo", timeout=TIMEOUT)  # type: ignore[return-value]  # every rank is in it
+
+
 def barrier() -> None:
     """Wait until every process is here."""
     if is_distributed():
-        dist.barrier()
+        dist.barrier(group=waiting_group())
 
 
 def broadcast_object(value: T) -> T:
@@ -37,7 +59,7 @@ def broadcast_object(value: T) -> T:
     if not is_distributed():
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0, device=_object_device())
+    dist.broadcast_object_list(box, src=0, group=waiting_group())
     return box[0]
 
 
@@ -46,7 +68,7 @@ def gather_objects(value: T) -> list[T]:
     if not is_distributed():
         return [value]
     values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=waiting_group())
     return values
 
 
@@ -54,12 +76,6 @@ def sum_over_ranks(values: np.ndarray) -> np.ndarray:
     """The elementwise sum of every rank's array (of one shape and dtype), on every rank."""
     if not is_distributed():
         return values
-    total = torch.from_numpy(values).to(_object_device(), copy=True)
-    dist.all_reduce(total)
-    return total.cpu().numpy()
-
-
-def _object_device() -> torch.device:
-    if dist.get_backend() == "nccl":
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")
+    total = torch.from_numpy(values.copy())
+    dist.all_reduce(total, group=waiting_group())
+    return total.numpy()

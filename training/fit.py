@@ -14,7 +14,7 @@ from clipsift_common.clip import WEIGHTS_NAME, model_config
 from clipsift_common.distributed import broadcast_object, world_size
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import file_fingerprint, fingerprint, read_json, write_json
-from clipsift_common.machine import Machine, make_lone_trainer, make_trainer
+from clipsift_common.machine import Machine, listed, make_lone_trainer, make_trainer
 from training.averaging import MovingAverage
 from training.checkpoints import CHECKPOINT_NAME, AtomicCheckpointIO, check_settings
 from training.data import PoolDataModule
@@ -155,11 +155,6 @@ def make_fit_trainer(
         "use_distributed_sampler": False,
     }
     return (make_lone_trainer if alone else make_trainer)(machine, **options | fixed)
-
-
-def listed(value: Any) -> list[Any]:
-    """One, several or none, as the Trainer takes them, as a list."""
-    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _finish(

@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from clipsift_common.machine import TIMEOUT
+from clipsift_common.distributed import TIMEOUT
 
 
 class ShardedStrategy(ModelParallelStrategy):

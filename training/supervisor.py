@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from clipsift_common.data_report import DataReport
-from clipsift_common.distributed import gather_objects
+from clipsift_common.distributed import gather_objects, waiting_group
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import write_json
 from training.checkpoints import CHECKPOINT_NAME, AtomicCheckpointIO, stamp_settings
@@ -64,7 +64,6 @@ class Supervisor(L.Callback):
         self._earlier: tuple[DataReport, float] = (DataReport(), 0.0)  # from before this start
         self._signalled = self._save_asked = self._stop_asked = False
         self._handlers: dict[signal.Signals, Any] = {}
-        self._group: dist.ProcessGroup | None = None
 
     # What a checkpoint holds of this callback.
 
@@ -85,8 +84,6 @@ class Supervisor(L.Callback):
     # The run.
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.world_size > 1 and dist.get_backend() != "gloo":
-            self._group = dist.new_group(backend="gloo")  # type: ignore[assignment]
         self._compare_loaders(trainer)
         self._start = self._saved = time.monotonic()
         # Lightning's own handlers, set by now, start a collective inside the handler and stop without saving.
@@ -131,7 +128,7 @@ class Supervisor(L.Callback):
         """Sums of numbers (counts and flags; exact up to 2^53), on every rank."""
         totals = torch.tensor([float(value) for value in values], dtype=torch.float64)
         if trainer.world_size > 1:
-            dist.all_reduce(totals, group=self._group)
+            dist.all_reduce(totals, group=waiting_group())
         return totals.tolist()
 
     def _compare_loaders(self, trainer: L.Trainer) -> None:

@@ -20,7 +20,8 @@ from clipsift_app.report.truth import kind_shares
 from clipsift_app.stages import open_index
 from clipsift_common.distributed import barrier, rank
 from clipsift_common.errors import ClipsiftError
-from clipsift_common.machine import Machine, launch
+from clipsift_common.launch import launch
+from clipsift_common.machine import Machine
 from clipsift_common.progress import format_duration, make_console
 
 logger = logging.getLogger("clipsift")

@@ -6,11 +6,12 @@ from clipsift_app.doctor.finding import Finding
 from clipsift_app.settings import RunSettings
 from clipsift_common.distributed import world_size
 from clipsift_common.errors import ClipsiftError
-from clipsift_common.machine import Machine, launch
+from clipsift_common.launch import launch
+from clipsift_common.machine import LaunchedMachine
 from training.data import check_world
 
 
-def check_launch(run: RunSettings) -> tuple[Finding, Machine | None]:
+def check_launch(run: RunSettings) -> tuple[Finding, LaunchedMachine | None]:
     """Start the processes as the run would; None when that cannot be."""
     try:
         machine = launch(run.machine)

@@ -19,7 +19,7 @@ from clipsift_app.doctor.memory import Saved, StepMemory, available, fixed_bytes
 from clipsift_app.settings import RunSettings
 from clipsift_common.distributed import broadcast_object, gather_objects, world_size
 from clipsift_common.errors import ClipsiftError
-from clipsift_common.machine import Machine, device_of
+from clipsift_common.machine import LaunchedMachine, device_of
 from clipsift_common.progress import format_duration
 from selection.pool.index import PoolIndex
 from selection.subset import Subset
@@ -69,7 +69,7 @@ def read_samples(run: RunSettings, index: PoolIndex) -> tuple[Finding, Material 
     return Finding("reading", status, text, "mend them or raise max_loss"), Material(batch, seconds)
 
 
-def check_step(run: RunSettings, machine: Machine, material: Material | None) -> list[Finding]:
+def check_step(run: RunSettings, machine: LaunchedMachine, material: Material | None) -> list[Finding]:
     """Train for a few steps on a copy of the model that is thrown away; all ranks call together."""
     material = broadcast_object(material)
     if material is None:
@@ -81,14 +81,14 @@ def check_step(run: RunSettings, machine: Machine, material: Material | None) ->
 
 
 class _Trial:
-    def __init__(self, run: RunSettings, machine: Machine, material: Material) -> None:
+    def __init__(self, run: RunSettings, machine: LaunchedMachine, material: Material) -> None:
         self.run, self.machine, self.material = run, machine, material
         self.data = PoolDataModule(**run.data)
         self.num_drawn = run.online.num_drawn(self.data.global_batch) if run.online else self.data.global_batch
         self.share = self.data.global_batch // world_size()
         self.accumulate = int(run.model.get("accumulate", 1))
         self.device = device_of(machine)
-        self.local_ranks = max(1, world_size() // machine.num_nodes)
+        self.local_ranks = machine.place.per_node
 
     def findings(self) -> list[Finding]:
         few = min(self.share, _PIECE)

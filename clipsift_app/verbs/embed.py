@@ -8,7 +8,8 @@ from typing import Any
 
 from clipsift_app.verb_settings import parse_settings
 from clipsift_common.clip import load_clip
-from clipsift_common.machine import Machine, launch
+from clipsift_common.launch import launch
+from clipsift_common.machine import Machine
 from clipsift_common.progress import say
 from selection.features.embed import embed
 from selection.pool.index import PoolIndex

@@ -10,7 +10,8 @@ from clipsift_app.stages import run_evaluate
 from clipsift_app.verb_settings import parse_settings
 from clipsift_common.clip import load_clip
 from clipsift_common.errors import ClipsiftError
-from clipsift_common.machine import Machine, launch
+from clipsift_common.launch import launch
+from clipsift_common.machine import Machine
 from evaluation.data.download import download
 from evaluation.rules import Precision, Rules
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from clipsift_app.paths import subset_file
 from clipsift_app.verb_settings import parse_settings
-from clipsift_common.machine import Machine, launch
+from clipsift_common.launch import launch
+from clipsift_common.machine import Machine
 from clipsift_common.progress import say
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool

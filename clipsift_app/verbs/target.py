@@ -11,7 +11,8 @@ from clipsift_app.verb_settings import parse_settings
 from clipsift_common.clip import load_clip
 from clipsift_common.distributed import barrier, rank
 from clipsift_common.errors import ClipsiftError
-from clipsift_common.machine import Machine, device_of, launch
+from clipsift_common.launch import launch
+from clipsift_common.machine import Machine, device_of
 from clipsift_common.progress import say
 from evaluation.class_prompts import class_prompt_features
 from evaluation.tasks import TASKS

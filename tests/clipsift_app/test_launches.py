@@ -17,6 +17,7 @@ import yaml
 
 from clipsift_common.files import read_json
 from helpers import program
+from helpers.launchers import sbatch
 from helpers.ranks import free_port
 from helpers.workspace import write_workspace
 
@@ -28,16 +29,13 @@ SBATCH = program.REPOSITORY / "configs" / "trainer" / "slurm.sh"
 # Two tasks, as SLURM would start them on one node; signals go to the tasks, the worst status comes back.
 SRUN = f"""#!{sys.executable}
 import os, signal, subprocess, sys
+sys.path[:0] = [{str(program.REPOSITORY)!r}, {str(program.REPOSITORY / "tests")!r}]
+from helpers.launchers import srun
 command = sys.argv[1:]
 while command[0].startswith("--"):
     command.pop(0)
-environment = os.environ | {{
-    "SLURM_NTASKS": "2", "SLURM_NNODES": "1", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NODEID": "0",
-    "MASTER_ADDR": "127.0.0.1",
-}}
-tasks = [
-    subprocess.Popen(command, env=environment | {{"SLURM_PROCID": rank, "SLURM_LOCALID": rank}}) for rank in "01"
-]
+environment = os.environ | {{"MASTER_ADDR": "127.0.0.1"}}
+tasks = [subprocess.Popen(command, env=environment | srun(rank, 2)) for rank in range(2)]
 for number in (signal.SIGUSR1, signal.SIGTERM):
     signal.signal(number, lambda number, frame: [task.send_signal(number) for task in tasks])
 sys.exit(max(task.wait() % 256 for task in tasks))
@@ -103,7 +101,7 @@ def test_the_sbatch_script_requeues_and_the_run_goes_on(workspace: Path, one: li
     path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
 
     def start() -> subprocess.Popen[str]:
-        job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "clipsift", "MASTER_PORT": str(free_port())}
+        job = sbatch(2) | {"MASTER_PORT": str(free_port())}
         pipe, environment, place = subprocess.PIPE, program.environment() | path | job, program.REPOSITORY
         return subprocess.Popen(
             command, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=place, start_new_session=True
@@ -119,7 +117,7 @@ def test_the_sbatch_script_requeues_and_the_run_goes_on(workspace: Path, one: li
         if job.poll() is None:
             program.kill(job)
     assert job.returncode == 75, text
-    assert calls.read_text() == "requeue 7\n"
+    assert calls.read_text() == "requeue 4242\n"
     done = len(losses(out))
     assert done >= 4
     assert losses(out)[0] == pytest.approx(one[0], abs=1e-5)
@@ -133,7 +131,7 @@ def test_the_sbatch_script_requeues_and_the_run_goes_on(workspace: Path, one: li
         if job.poll() is None:
             program.kill(job)
     assert job.returncode == 75, text
-    assert calls.read_text() == "requeue 7\n"
+    assert calls.read_text() == "requeue 4242\n"
 
 
 def wait_for(job: subprocess.Popen[str], condition: Callable[[], bool]) -> None:

@@ -11,7 +11,6 @@ from clipsift_common.data_report import DataReport
 from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import atomic_path, fingerprint, read_json, write_json
 from clipsift_common.images import ImageError, decode_image
-from clipsift_common.machine import Machine, _join
 from clipsift_common.progress import Progress, format_duration
 from helpers.pictures import picture
 
@@ -78,41 +77,6 @@ def test_progress_shows_rate_eta_and_notes(capsys: pytest.CaptureFixture[str]) -
     assert "pairs/s" in line
     assert line.endswith("skipped 3")
     assert (format_duration(59.6), format_duration(3725)) == ("1:00", "1:02:05")
-
-
-TORCHRUN = {"WORLD_SIZE": "4", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
-SRUN = {"SLURM_NTASKS": "16", "SLURM_NNODES": "2", "SLURM_PROCID": "3", "SLURM_JOB_NAME": "train"}
-
-
-@pytest.mark.parametrize(
-    ("environment", "machine", "expected"),
-    [
-        ({}, Machine(devices=2), (2, 1)),
-        (TORCHRUN, Machine(), (2, 2)),
-        (TORCHRUN, Machine(devices=2, num_nodes=2), (2, 2)),
-        (SRUN, Machine(), (8, 2)),
-        (SRUN, Machine(devices=8, num_nodes=2), (8, 2)),
-        ({**SRUN, "SLURM_JOB_NAME": "bash"}, Machine(devices=1), (1, 1)),
-    ],
-)
-def test_a_launch_fills_in_the_machine(environment: dict, machine: Machine, expected: tuple[int, int]) -> None:
-    joined = _join(machine, environment)
-    assert (joined.devices, joined.num_nodes) == expected
-
-
-@pytest.mark.parametrize(
-    ("environment", "machine", "words"),
-    [
-        (TORCHRUN, Machine(devices=1), "4 processes, but trainer.devices x trainer.num_nodes is 1"),
-        (TORCHRUN, Machine(devices=4, num_nodes=2), "is 8"),
-        (TORCHRUN, Machine(num_nodes=4), "2 nodes"),
-        (SRUN, Machine(devices=8), "16 processes"),
-        ({"LT_PRECISION": "bf16-mixed"}, Machine(), "--trainer.precision bf16-mixed"),
-    ],
-)
-def test_a_launch_that_contradicts_the_settings_is_refused(environment: dict, machine: Machine, words: str) -> None:
-    with pytest.raises(ClipsiftError, match=words):
-        _join(machine, environment)
 
 
 @pytest.mark.parametrize(

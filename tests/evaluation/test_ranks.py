@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from clipsift_common.errors import ClipsiftError
-from clipsift_common.machine import Machine, launch
+from clipsift_common.launch import launch
+from clipsift_common.machine import Machine
 from evaluation import TASKS, evaluate
 from helpers.colours import picture, sample, toy_clip, write_flickr
 from helpers.evaluation_sets import write_task

@@ -17,7 +17,7 @@ from clipsift_app.demo.run import CONFIGS, SIZES
 from clipsift_app.parsing import parse_run
 from clipsift_app.stages import run_evaluate, run_fit
 from clipsift_common.clip import load_clip
-from clipsift_common.machine import launch
+from clipsift_common.launch import launch
 from evaluation import TASKS
 
 pytestmark = pytest.mark.slow

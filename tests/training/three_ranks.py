@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from clipsift_common.distributed import rank
-from clipsift_common.machine import Machine, launch
+from clipsift_common.launch import launch
+from clipsift_common.machine import Machine
 from helpers.training_run import FailAt, RecordingCLIP, data_options
 from training.data import PoolDataModule
 from training.fit import fit

@@ -16,7 +16,8 @@ import torch
 
 from clipsift_common.distributed import rank
 from clipsift_common.errors import ClipsiftError
-from clipsift_common.machine import Machine, launch
+from clipsift_common.launch import launch
+from clipsift_common.machine import Machine
 from helpers.training_run import FailAt, RecordingCLIP, data_options, make_online, train_golden, write_pool
 from training.data import PoolDataModule
 from training.fit import fit
