@@ -12,6 +12,7 @@ import open_clip_train.data
 import pytest
 
 from helpers.evaluation_sets import write_random_task
+from helpers.features import unit_array
 from helpers.pools import write_pool
 from helpers.tiny_clip import write_architecture
 
@@ -22,11 +23,6 @@ KEPT = (3, 5, 8, 8, 11)  # uids of the text file; one of them twice
 PLACES = {'"ViT-B-32", pretrained="openai"': '"ARCHITECTURE"', '"ViT-B-32"': '"ARCHITECTURE"', "workers=2": "workers=0"}
 
 
-def unit(rng: np.random.Generator, rows: int) -> np.ndarray:
-    features = rng.normal(size=(rows, 16)).astype(np.float32)
-    return features / np.linalg.norm(features, axis=1, keepdims=True)
-
-
 @pytest.fixture(scope="module")
 def notebook(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """All blocks, run one after the other as the cells of a notebook; the names that were known after each."""
@@ -35,7 +31,7 @@ def notebook(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     open_clip.add_model_config(architecture)
     rng = np.random.default_rng(0)
     for name, rows in (("image", 200), ("text", 200), ("target", 5)):
-        np.save(folder / f"{name}.npy", unit(rng, rows))
+        np.save(folder / f"{name}.npy", unit_array(rng, rows, 16))
     (folder / "uids.txt").write_text("".join(f"{uid:032x}\n" for uid in KEPT))
     write_pool(folder / "pool", {"00000000": 9, "00000001": 6})
     write_random_task(folder / "evalsets" / "wds_vtab-dtd_test")
@@ -76,7 +72,7 @@ def test_a_recipe_keeps_rows_of_the_arrays(notebook: list[dict[str, Any]]) -> No
 
 def target() -> np.ndarray:
     rng = np.random.default_rng(0)
-    return [unit(rng, rows) for rows in (200, 200, 5)][2]
+    return [unit_array(rng, rows, 16) for rows in (200, 200, 5)][2]
 
 
 def test_uids_become_a_subset_file(notebook: list[dict[str, Any]]) -> None:

@@ -28,11 +28,6 @@ TASK_STEPS = 0.02 * np.arange(len(TASKS)).mean()  # what the mean of the tasks h
 
 
 @pytest.fixture(scope="module")
-def index() -> FakeIndex:
-    return make_index()
-
-
-@pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, index: FakeIndex) -> list[Path]:
     folder = tmp_path_factory.mktemp("runs")
     made = []

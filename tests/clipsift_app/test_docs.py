@@ -20,6 +20,7 @@ from clipsift_app.grid import is_grid
 from clipsift_app.parsing import parse_run
 from clipsift_app.program import run_verb
 from clipsift_app.verbs import VERBS
+from helpers.features import unit_array
 from helpers.pictures import picture
 from helpers.pools import write_pool
 from helpers.program import REPOSITORY
@@ -83,10 +84,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         scores = rng.normal(size=40).astype(np.float32)
         columns = {"uid": [f"{number:032x}" for number in range(1, 41)], "clip_l14_similarity_score": scores}
         pq.write_table(pa.table(columns), metadata / "0.parquet")
-        np.savez(metadata / "0.npz", l14_img=unit(rng, 40), l14_txt=unit(rng, 40))
+        np.savez(metadata / "0.npz", l14_img=unit_array(rng, 40, WIDTH), l14_txt=unit_array(rng, 40, WIDTH))
     (folder / "runs/mine/training/model").mkdir(parents=True)
     (folder / "targets").mkdir()
-    np.save(folder / "targets" / "imagenet1k_l14.npy", unit(rng, 5))
+    np.save(folder / "targets" / "imagenet1k_l14.npy", unit_array(rng, 5, WIDTH))
     for key in target_sets()["target24"]:
         train = folder / "data" / "trainsets" / f"wds_{key.replace('/', '-')}_train"
         train.mkdir(parents=True)
@@ -96,11 +97,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config |= {"eval": str(folder / "data/evalsets"), "out": "runs/mine"}
     (folder / "run.yaml").write_text(yaml.safe_dump(config))
     return folder
-
-
-def unit(rng: np.random.Generator, rows: int) -> np.ndarray:
-    features = rng.normal(size=(rows, WIDTH))
-    return (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float16)
 
 
 @pytest.fixture(scope="module")

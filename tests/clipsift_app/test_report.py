@@ -43,11 +43,6 @@ PUBLISHED = [
 
 
 @pytest.fixture(scope="module")
-def index() -> FakeIndex:
-    return make_index()
-
-
-@pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory, index: FakeIndex) -> Path:
     """The page of a complete run."""
     folder = tmp_path_factory.mktemp("report")

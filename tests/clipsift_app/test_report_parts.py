@@ -18,14 +18,10 @@ from clipsift_app.report.run_data import read_run
 from clipsift_app.report.score_sample import ScoreSample, read_scores
 from clipsift_app.report.truth import Truth, kind_shares
 from clipsift_common.errors import ClipsiftError
-from helpers.fake_run import FakeIndex, FakeSample, make_index, make_run
+from helpers.fake_run import FakeIndex, make_index, make_run
+from selection.pool.index import Sample
 from selection.subset import Subset
 from selection.uids import format_uids
-
-
-@pytest.fixture(scope="module")
-def index() -> FakeIndex:
-    return make_index()
 
 
 def write_scores(folder: Path, index: FakeIndex, sizes: tuple[int, ...]) -> np.ndarray:
@@ -137,8 +133,8 @@ def test_kinds_of_unknown_uids(tmp_path: Path, index: FakeIndex) -> None:
 def test_caption_change_by_hand() -> None:
     pool = make_index(40)
     captions = ["Red car"] * 20 + [f"buy item{i} now" for i in range(20)]
-    samples = [FakeSample(s.uid, s.shard, s.key, s.image, text) for s, text in zip(pool.samples, captions)]
-    samples[39] = FakeSample(samples[39].uid, "", "", b"no image", samples[39].caption)
+    samples = [Sample(s.uid, s.shard, s.key, s.image, text) for s, text in zip(pool.samples, captions)]
+    samples[39] = Sample(samples[39].uid, "", "", b"no image", samples[39].caption)
     index = FakeIndex(pool.uids, samples, [])
     sample = ScoreSample(pool.uids, {}, np.arange(40) < 20, 40)
     before, after = caption_rows(sample)

@@ -22,6 +22,7 @@ from clipsift_app.published import STATUSES, check_row, publications, published
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import read_json
 from helpers.evaluation_sets import write_random_task
+from helpers.features import unit_array
 from helpers.pools import write_pool
 from helpers.tiny_clip import ARCHITECTURE
 from selection.subset import Subset
@@ -114,22 +115,17 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "pool/metadata").mkdir(exist_ok=True)
         pq.write_table(pa.table(columns), folder / f"pool/metadata/{part}.parquet")
         names = [f"{teacher}_{tower}" for teacher in ("b32", "l14", "dfn_p") for tower in ("img", "txt")]
-        np.savez(folder / f"pool/metadata/{part}.npz", **{name: unit(rng, len(rows)) for name in names})
+        np.savez(folder / f"pool/metadata/{part}.npz", **{name: unit_array(rng, len(rows), WIDTH) for name in names})
     for name in ("imagenet1k_l14", "imagenet1k_prompts_l14", "target24_l14/0", "target24_b32/0", "target24_dfn_p/0"):
         path = folder / f"targets/{name}.npy"
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, unit(rng, 5))
-    np.save(folder / "targets/pool_centroids_l14.npy", unit(rng, 2))
+        np.save(path, unit_array(rng, 5, WIDTH))
+    np.save(folder / "targets/pool_centroids_l14.npy", unit_array(rng, 2, WIDTH))
     for name in ("datacomp_medium_dfn_20m_inds", "datacomp_medium_hype_115622300_10p", "ours_20", "ours_10"):
         Subset(parse_uids(sorted(rng.choice(uids, 20, replace=False)))).save(folder / f"subsets/{name}.npy")
     write_random_task(folder / "eval" / "wds_imagenet1k_test")
     (folder / "tiny.json").write_text(json.dumps(ARCHITECTURE))
     return folder
-
-
-def unit(rng: np.random.Generator, rows: int) -> np.ndarray:
-    features = rng.normal(size=(rows, WIDTH))
-    return (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float16)
 
 
 def shrunk(step: dict[str, Any]) -> dict[str, Any]:

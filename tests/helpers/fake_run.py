@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from clipsift_common.files import array_fingerprint
 from helpers.pictures import encode
+from selection.pool.index import Sample
 from selection.subset import Subset
 from selection.uids import UID_DTYPE, format_uids, sort_key
 
@@ -37,26 +37,17 @@ TASKS = (
 NUM_TASKS = 38
 
 
-@dataclass(frozen=True)
-class FakeSample:
-    uid: str
-    shard: str
-    key: str
-    image: bytes
-    caption: str
-
-
 class FakeIndex:
-    """``find`` and ``read`` as ``selection.index.PoolIndex`` has them."""
+    """``find`` and ``read`` as ``selection.pool.index.PoolIndex`` has them."""
 
-    def __init__(self, uids: np.ndarray, samples: list[FakeSample], kinds: list[str]) -> None:
+    def __init__(self, uids: np.ndarray, samples: list[Sample], kinds: list[str]) -> None:
         self.uids, self.samples, self.kinds = uids, samples, kinds
 
     def find(self, uids: np.ndarray) -> np.ndarray:
         rows = {key: row for row, key in enumerate(sort_key(self.uids).tolist())}
         return np.array([rows.get(key, -1) for key in sort_key(uids).tolist()], np.int64)
 
-    def read(self, row: int) -> FakeSample:
+    def read(self, row: int) -> Sample:
         return self.samples[row]
 
     def write_truth(self, path: Path) -> Path:
@@ -74,7 +65,7 @@ def make_index(size: int = 200, seed: int = 0) -> FakeIndex:
         kind = KINDS[row % len(KINDS)]
         colour, shape = str(rng.choice(COLOURS)), str(rng.choice(SHAPES))
         caption = CAPTIONS[kind].format(colour=colour, shape=shape)
-        samples.append(FakeSample(uid, "00000000", f"{row:08d}", _picture(colour, shape, rng), caption))
+        samples.append(Sample(uid, "00000000", f"{row:08d}", _picture(colour, shape, rng), caption))
         kinds.append(kind)
     return FakeIndex(uids, samples, kinds)
 

@@ -1,28 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 from helpers.bundle import Bundle
+from helpers.features import image_text_pairs
 from selection.kernels.logsumexp import contrastive_normaliser
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-def pairs(num: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.nn.functional.normalize(torch.randn(num, width, generator=generator), dim=1)
-    text = torch.nn.functional.normalize(image + 0.3 * torch.randn(num, width, generator=generator), dim=1)
-    return image, text
 
 
 def dense(image: Tensor, text: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -50,7 +35,7 @@ def test_golden_parts_over_the_whole_pool(bundle: Bundle, arch: str) -> None:
 def test_equals_the_dense_form_in_float64(
     num: int, width: int, temperature: float, scale: float, dtype: torch.dtype
 ) -> None:
-    image, text = (scale * features.to(dtype) for features in pairs(num, width))
+    image, text = (scale * features.to(dtype) for features in image_text_pairs(num, width))
     found = contrastive_normaliser(image, text, temperature)
     for ours, exact in zip(found, dense(image, text, temperature)):
         assert ours.dtype == torch.float32
@@ -73,7 +58,7 @@ def test_rows_far_below_the_largest_logit_are_not_lost() -> None:
 @pytest.mark.parametrize(("num", "width"), [(5, 8), (11, 48), (100, 64), (1025, 48), (2600, 33)])
 def test_same_bits_for_any_number_of_threads(num: int, width: int, dtype: torch.dtype, threads: None) -> None:
     """Sizes at which a threaded matrix product differs in its last bits; the low temperature takes the second pass."""
-    image, text = (features.to(dtype) for features in pairs(num, width))
+    image, text = (features.to(dtype) for features in image_text_pairs(num, width))
     for temperature in (0.01, 0.0005):
         torch.set_num_threads(1)
         alone = contrastive_normaliser(image, text, temperature)
@@ -90,7 +75,7 @@ def test_no_samples() -> None:
 
 
 def test_bad_input_is_named() -> None:
-    image, text = pairs(20, 4)
+    image, text = image_text_pairs(20, 4)
     with pytest.raises(ValueError, match=r"image \(20, 4\) and text \(19, 4\) differ"):
         contrastive_normaliser(image, text[1:], 0.01)
     for temperature in (0.0, -1.0, float("nan"), float("inf")):

@@ -6,21 +6,16 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings, strategies as st
-from torch import Tensor
 
 from clipsift_common.errors import ClipsiftError
 from helpers.bundle import Bundle
+from helpers.features import unit_rows
 from selection.registry import FeatureBlock
 from selection.scores import SCORES
 from selection.scores.normsim import normsim
 from selection.scores.vas import second_moment, vas
 
 INF = float("inf")
-
-
-def unit(num: int, width: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.nn.functional.normalize(torch.randn(num, width, generator=generator), dim=1)
 
 
 @pytest.mark.parametrize(("p", "tolerance"), [(2, 1e-5), (10, 2e-6), (INF, 2e-6)])
@@ -61,7 +56,7 @@ def test_golden_pool_moment(bundle: Bundle) -> None:
     p=st.sampled_from([1, 2, 3.5, 30, 200, INF]),
 )
 def test_normsim_is_the_norm_of_the_products(num: int, num_target: int, width: int, p: float) -> None:
-    features, target = unit(num, width, 0), unit(num_target, width, 1)
+    features, target = unit_rows(num, width, 0), unit_rows(num_target, width, 1)
     products = features.double() @ target.double().T
     largest = products.abs().amax(1)  # the 200th power of a small one is below what float64 holds
     exact = torch.linalg.vector_norm(products / largest[:, None], p, dim=1) * largest
@@ -73,7 +68,7 @@ def test_normsim_is_the_norm_of_the_products(num: int, num_target: int, width: i
 @given(seed=st.integers(0, 99), num_target=st.integers(1, 60))
 @example(seed=21, num_target=1)  # a row orthogonal to the target
 def test_properties_of_normsim(seed: int, num_target: int) -> None:
-    features, target = unit(40, 8, seed), unit(num_target, 8, seed + 1)
+    features, target = unit_rows(40, 8, seed), unit_rows(num_target, 8, seed + 1)
     by_p = torch.stack([normsim(features, target, p) for p in (1, 2, 3, 10, 30, INF)])
     assert (by_p.diff(dim=0) <= 1e-5).all()  # non-increasing in p
     alignment = vas(features, second_moment(target))
@@ -89,7 +84,7 @@ def test_a_row_orthogonal_to_the_target_is_zero() -> None:
 
 @pytest.mark.parametrize("num", [1, 9, 300, 1500])
 def test_same_bits_for_any_number_of_threads(num: int) -> None:
-    features, target = unit(num, 40, 0), unit(700, 40, 1)
+    features, target = unit_rows(num, 40, 0), unit_rows(700, 40, 1)
     before = torch.get_num_threads()
     results = []
     try:
@@ -104,7 +99,7 @@ def test_same_bits_for_any_number_of_threads(num: int) -> None:
 
 
 def test_bad_input_is_refused() -> None:
-    features, target = unit(5, 4, 0), unit(3, 4, 1)
+    features, target = unit_rows(5, 4, 0), unit_rows(3, 4, 1)
     with pytest.raises(ValueError, match="p must be at least 1"):
         normsim(features, target, 0.5)
     with pytest.raises(ValueError, match="target has 3 dimensions, features have 4"):
@@ -126,9 +121,9 @@ def test_bad_input_is_refused() -> None:
 
 @pytest.fixture
 def block() -> FeatureBlock:
-    targets = {"images": unit(30, 6, 2), "texts": unit(30, 6, 3)}
+    targets = {"images": unit_rows(30, 6, 2), "texts": unit_rows(30, 6, 3)}
     columns = {"quality": np.array([1, 2, 3, 4], np.float16), "url": np.array(["a", "b", "c", "d"])}
-    return FeatureBlock(unit(4, 6, 0), unit(4, 6, 1), seed=11, columns=columns, target=targets.__getitem__)
+    return FeatureBlock(unit_rows(4, 6, 0), unit_rows(4, 6, 1), seed=11, columns=columns, target=targets.__getitem__)
 
 
 def test_columns_are_the_pure_functions(block: FeatureBlock) -> None:

@@ -8,18 +8,12 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 from helpers.bundle import Bundle
+from helpers.features import image_text_pairs
 from selection.kernels.logsumexp import contrastive_normaliser
 from selection.scores.clip_score import clip_score
 from selection.scores.s_cliploss import random_partitions, s_cliploss, s_cliploss_bank, s_cliploss_over
 
 ARCHS = ["l14", "b32"]
-
-
-def pairs(num: int, width: int = 16, seed: int = 0) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.nn.functional.normalize(torch.randn(num, width, generator=generator), dim=1)
-    text = torch.nn.functional.normalize(image + 0.5 * torch.randn(num, width, generator=generator), dim=1)
-    return image, text
 
 
 @pytest.fixture(params=ARCHS)
@@ -89,7 +83,7 @@ def test_golden_overflow(bundle: Bundle) -> None:
 @settings(deadline=None, max_examples=30)
 @given(num=st.integers(2, 300), seed=st.integers(0, 99), temperature=st.sampled_from([0.01, 0.07, 1.0]))
 def test_is_minus_temperature_times_the_clip_loss(num: int, seed: int, temperature: float) -> None:
-    image, text = pairs(num, seed=seed)
+    image, text = image_text_pairs(num, seed=seed)
     logits, labels = image.double() @ text.double().T / temperature, torch.arange(num)
     cross_entropy = torch.nn.functional.cross_entropy
     loss = (cross_entropy(logits, labels, reduction="none") + cross_entropy(logits.T, labels, reduction="none")) / 2
@@ -108,19 +102,19 @@ def test_constant_similarity_gives_minus_temperature_log_batch(temperature: floa
 @given(seed=st.integers(0, 99))
 @settings(deadline=None, max_examples=10)
 def test_order_inside_a_batch_does_not_matter(seed: int) -> None:
-    image, text = pairs(400, seed=seed)
+    image, text = image_text_pairs(400, seed=seed)
     order = torch.randperm(400, generator=torch.Generator().manual_seed(seed))
     close(s_cliploss(image[order], text[order], 0.01, None), s_cliploss(image, text, 0.01, None)[order])
 
 
 def test_a_second_row_with_the_same_caption_lowers_the_first() -> None:
-    image, text = pairs(50)
+    image, text = image_text_pairs(50)
     twin = torch.cat([image, image[1:2]]), torch.cat([text, text[:1]])
     assert s_cliploss(*twin, 0.07, None)[0] < s_cliploss(image, text, 0.07, None)[0] - 1e-4
 
 
 def test_the_average_is_over_single_partitions() -> None:
-    image, text = pairs(500)
+    image, text = image_text_pairs(500)
     partitions = list(random_partitions(500, 64, 3, seed=5))
     single = [s_cliploss_over(image, text, 0.01, [partition]) for partition in partitions]
     assert not torch.allclose(single[0], single[1], atol=1e-4)
@@ -128,7 +122,7 @@ def test_the_average_is_over_single_partitions() -> None:
 
 
 def test_one_batch_needs_no_repetition() -> None:
-    image, text = pairs(100)
+    image, text = image_text_pairs(100)
     assert torch.equal(s_cliploss(image, text, 0.01, 100, 4), s_cliploss(image, text, 0.01, None))
 
 
@@ -151,7 +145,7 @@ def test_short_last_batch_has_the_authors_lengths() -> None:
 
 
 def test_what_fills_up_the_last_batch_is_scored_in_its_own() -> None:
-    image, text = pairs(30)
+    image, text = image_text_pairs(30)
     first, last = torch.arange(20), torch.cat([torch.arange(20, 30), torch.arange(10)])
     found = s_cliploss_over(image, text, 0.07, [[first, last]])
     close(found[:20], s_cliploss(image[:20], text[:20], 0.07, None))
@@ -159,7 +153,7 @@ def test_what_fills_up_the_last_batch_is_scored_in_its_own() -> None:
 
 
 def test_a_bank_of_all_samples_is_one_batch_of_all() -> None:
-    image, text = pairs(300)
+    image, text = image_text_pairs(300)
     for temperature in (0.01, 0.07):
         whole = s_cliploss(image, text, temperature, None)
         close(s_cliploss(image, text, temperature, None, bank_size=300), whole)
@@ -169,7 +163,7 @@ def test_a_bank_of_all_samples_is_one_batch_of_all() -> None:
 @settings(deadline=None, max_examples=20)
 @given(size=st.integers(10, 60), batch_size=st.integers(2, 60), seed=st.integers(0, 20))
 def test_a_bank_gives_the_mean_of_its_others_times_the_batch(size: int, batch_size: int, seed: int) -> None:
-    image, text = pairs(60, seed=seed)
+    image, text = image_text_pairs(60, seed=seed)
     bank = torch.randperm(60, generator=torch.Generator().manual_seed(seed))[:size]
     terms = (image.double() @ text.double().T / 0.07).exp()
     expected = image.double().mul(text).sum(1)
@@ -198,7 +192,7 @@ def test_the_short_last_batch_is_favoured_and_equal_batches_are_not() -> None:
 
 
 def test_bad_numbers_are_refused() -> None:
-    image, text = pairs(10)
+    image, text = image_text_pairs(10)
     with pytest.raises(ValueError, match="batch_size must be positive"):
         s_cliploss(image, text, batch_size=0)
     with pytest.raises(ValueError, match="num_batches must be positive"):

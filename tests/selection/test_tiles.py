@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -10,13 +9,7 @@ from hypothesis import given, strategies as st
 from selection.kernels.tiles import tile_map, tiles
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("threads")
 
 
 @given(total=st.integers(0, 5000), size=st.integers(1, 700))

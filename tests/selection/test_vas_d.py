@@ -9,13 +9,9 @@ from hypothesis import assume, given, settings, strategies as st
 from torch import Tensor
 
 from helpers.bundle import Bundle
+from helpers.features import unit_rows
 from selection.methods.vas_d import vas_d
 from selection.scores.vas import second_moment, vas
-
-
-def cone(num: int, width: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.nn.functional.normalize(torch.randn(num, width, generator=generator) + 0.7, dim=1)
 
 
 def recomputed(features: Tensor, size: int, steps: int, start: Tensor | None = None) -> tuple[list[int], float]:
@@ -57,14 +53,14 @@ def test_golden_steps_that_do_not_divide(bundle: Bundle) -> None:
 def test_equals_the_loop_that_recomputes_the_moment(num: int, width: int, steps: int, data: st.DataObject) -> None:
     """Steps larger and smaller than the width: both ways of taking out what the dropped samples put in."""
     size = data.draw(st.integers(1, num))
-    features = cone(num, width)
+    features = unit_rows(num, width, shift=0.7)
     expected, gap = recomputed(features, size, steps)
     assume(gap > 2e-6)  # else float32 may decide a near tie otherwise
     assert vas_d(features, size, steps).tolist() == expected
 
 
 def test_starts_from_a_subset_but_the_moment_of_the_pool() -> None:
-    features = cone(400, 12) * torch.linspace(2, 0.5, 12)
+    features = unit_rows(400, 12, shift=0.7) * torch.linspace(2, 0.5, 12)
     first = features[:, -1].topk(150).indices.sort().values
     found = vas_d(features, 60, 2, first)
     assert found.tolist() == recomputed(features, 60, 2, first)[0]
@@ -72,20 +68,20 @@ def test_starts_from_a_subset_but_the_moment_of_the_pool() -> None:
 
 
 def test_one_step_is_the_top_by_vas() -> None:
-    features = cone(200, 10)
+    features = unit_rows(200, 10, shift=0.7)
     assert vas_d(features, 50, 1).tolist() == vas(features, second_moment(features)).topk(50).indices.sort()[0].tolist()
-    moment = second_moment(cone(30, 10, seed=1))
+    moment = second_moment(unit_rows(30, 10, seed=1, shift=0.7))
     assert vas_d(features, 50, 1, moment=moment).tolist() == vas(features, moment).topk(50).indices.sort()[0].tolist()
 
 
 def test_order_of_the_rows_does_not_matter() -> None:
-    features = cone(500, 16)
+    features = unit_rows(500, 16, shift=0.7)
     order = torch.randperm(500, generator=torch.Generator().manual_seed(0))
     assert order[vas_d(features[order], 100, 9)].sort()[0].tolist() == vas_d(features, 100, 9).tolist()
 
 
 def test_half_precision_input() -> None:
-    features = cone(500, 16).half()
+    features = unit_rows(500, 16, shift=0.7).half()
     assert vas_d(features, 100, 9).tolist() == recomputed(features, 100, 9)[0]
 
 
@@ -94,11 +90,11 @@ def test_equal_values_leave_from_the_end() -> None:
 
 
 def test_nothing_to_drop() -> None:
-    assert vas_d(cone(5, 3), 5, 4).tolist() == [0, 1, 2, 3, 4]
+    assert vas_d(unit_rows(5, 3, shift=0.7), 5, 4).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_bad_input_is_refused() -> None:
-    features = cone(10, 4)
+    features = unit_rows(10, 4, shift=0.7)
     for size in (0, 11):
         with pytest.raises(ValueError, match=r"outside 1\.\.10"):
             vas_d(features, size, 1)
@@ -116,7 +112,7 @@ def test_bad_input_is_refused() -> None:
 
 
 def test_sub_sampled_moments_are_close_to_whole_ones_and_fixed_by_the_seed() -> None:
-    features = cone(3000, 8)
+    features = unit_rows(3000, 8, shift=0.7)
     whole = set(vas_d(features, 900, 12).tolist())
     found = vas_d(features, 900, 12, moment_share=0.1, seed=3)
     assert len(found) == 900
@@ -126,7 +122,7 @@ def test_sub_sampled_moments_are_close_to_whole_ones_and_fixed_by_the_seed() -> 
 
 
 def test_a_moment_that_is_given_is_not_sub_sampled() -> None:
-    features, moment = cone(60, 5), second_moment(cone(40, 5, seed=1))
+    features, moment = unit_rows(60, 5, shift=0.7), second_moment(unit_rows(40, 5, seed=1, shift=0.7))
     shared = vas_d(features, 20, 1, moment=moment, moment_share=0.5)
     assert shared.tolist() == vas_d(features, 20, 1, moment=moment).tolist()
     with pytest.raises(ValueError, match=r"moment_share 0 is outside \(0, 1\]"):
