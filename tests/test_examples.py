@@ -13,9 +13,10 @@ import torch
 from clipsift_common.clip import create_clip
 from clipsift_common.errors import ClipsiftError
 from helpers.pictures import picture
+from helpers.program import REPOSITORY
 from training.export import export_model
 
-EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "score_pictures.py"
+EXAMPLE = REPOSITORY / "examples" / "score_pictures.py"
 ARCHITECTURE = str(EXAMPLE.parents[1] / "configs" / "model" / "demo.json")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,10 @@ import pytest
 from helpers.evaluation_sets import write_random_task
 from helpers.features import unit_array
 from helpers.pools import write_pool
+from helpers.program import REPOSITORY
 from helpers.tiny_clip import write_architecture
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "notebook.md"
+PAGE = REPOSITORY / "docs" / "notebook.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 KEPT = (3, 5, 8, 8, 11)  # uids of the text file; one of them twice
 # What the page's architecture is here.

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from helpers.program import REPOSITORY
+
 # From the ground up; a package may import those on lower floors, and on its own floor itself alone.
 FLOORS = {"clipsift_common": 0, "selection": 1, "training": 2, "evaluation": 2, "clipsift_app": 3, "clipsift": 4}
 # Rooms of selection that a room may import; what is in no room is on top of all of them.

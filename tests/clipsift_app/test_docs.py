@@ -152,7 +152,7 @@ def test_every_command_runs_in_small(
 ) -> None:
     monkeypatch.chdir(runs)
     if "--download" in arguments:
-        pytest.skip("needs a network; tests/evaluation/test_download.py has a hub of its own")
+        pytest.skip("needs a network; tests/evaluation/data/test_download.py has a hub of its own")
     out = f"runs/{request.node.callspec.id}"
     if verb == "evaluate" and "--run" not in arguments:
         arguments = [*arguments, f"--out={out}"]

@@ -17,6 +17,7 @@ from clipsift_common.files import read_json
 from clipsift_common.machine import Machine
 from helpers.pictures import picture
 from helpers.pools import sample, write_pool
+from helpers.program import REPOSITORY
 from helpers.tars import write_tar
 from selection.features.files import FeatureFile, write_feature_file
 from selection.pool.location import Pool
@@ -26,7 +27,6 @@ from selection.settings import Embedding, Selection, Teacher
 from selection.subset import Subset
 from selection.uids import format_uids, parse_uids
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 MODEL = str(REPOSITORY / "configs/model/demo.json")
 STEPS: list[dict[str, Any]] = [
     {"score": "s_cliploss", "keep": 0.6, "temperature": 0.07},

@@ -30,7 +30,7 @@ class SampleOrder:
     samples of a shard stay within one window. How good a shuffle that is, is a matter of W: two samples of one
     shard meet in a batch S / W times as often as chance among S shards would have it. If the pool's own order means
     nothing (web pools are shuffled), nothing is lost; if shards differ, by source or date, each batch has the
-    mixture of W random ones. ``tests/training/test_order.py`` measures both.
+    mixture of W random ones. ``tests/training/loading/test_order.py`` measures both.
 
     ``resampled`` with a window draws W shards for as many places as W shards have samples on average, and the
     places draw among these.

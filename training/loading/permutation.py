@@ -31,7 +31,7 @@ def draw(places: np.ndarray, num_rows: int, seed: int, sampling: Sampling) -> np
     computed place by place, so a billion samples cost no more than ten. It is a shuffle over the whole subset, not
     within a window: where a sample lands is uniform, neighbours in the pool are no likelier to meet than strangers,
     and passes are independent, as far as chi-squared tests over thousands of seeds can tell
-    (``tests/training/test_permutation.py``). It reaches 2^64 of the ``num_rows!`` orders.
+    (``tests/training/loading/test_permutation.py``). It reaches 2^64 of the ``num_rows!`` orders.
 
     ``resampled``: every place is an independent uniform draw with replacement. DataComp's loader draws whole *shards*
     so; drawing samples keeps its statistics over a run and drops the correlation within a batch.

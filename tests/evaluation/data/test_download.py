@@ -23,6 +23,7 @@ from evaluation.tasks import select_tasks
 from helpers.colours import FLICKR, sample, toy_clip, write_flickr
 from helpers.evaluation_sets import write_task
 from helpers.hub_server import Hub
+from helpers.program import REPOSITORY
 
 CIFAR, GEODE = TASKS["cifar10"], TASKS["fairness/geode"]
 CIFAR_TAR = f"djghosh/{CIFAR.folder}/test/0.tar"
@@ -275,8 +276,7 @@ def test_a_full_disk_is_told_before_anything_is_fetched(hub: Hub, data: Path, mo
 
 @pytest.mark.slow
 def test_the_program_fetches_from_hf_endpoint(hub: Hub, data: Path) -> None:
-    script = Path(__file__).resolve().parents[2] / "clipsift.py"
-    command = [sys.executable, str(script), "evaluate", "--download", f"--data={data}"]
+    command = [sys.executable, str(REPOSITORY / "clipsift.py"), "evaluate", "--download", f"--data={data}"]
     environment = os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(data / "home"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, "--tasks=cifar10,fairness/geode"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -12,13 +12,14 @@ from clipsift_common.errors import ClipsiftError
 from clipsift_common.images import decode_image
 from evaluation import TASKS
 from helpers.pictures import picture
+from helpers.program import REPOSITORY
 from helpers.tars import write_tar
 from selection.features import target_sets
 from selection.features.embed import embed_images
 from selection.features.target import load_target
 from selection.features.target_sets import embed_target
 
-MODEL = str(Path(__file__).resolve().parents[2] / "configs/model/demo.json")
+MODEL = str(REPOSITORY / "configs/model/demo.json")
 CPU = torch.device("cpu")
 
 
