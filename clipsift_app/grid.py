@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -18,9 +19,10 @@ from clipsift_app.report.comparison import build_comparison_page
 from clipsift_app.report.rows import compare
 from clipsift_app.report.tables import format_comparison
 from clipsift_app.stages import open_index, reproduce
-from clipsift_common.distributed import barrier, rank
+from clipsift_common.distributed import barrier, on_rank_zero, rank
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.launch import launch
+from clipsift_common.locks import hold
 from clipsift_common.machine import Machine
 from clipsift_common.progress import make_console
 
@@ -76,9 +78,9 @@ def run_cells(cells: Sequence[Cell], machine: Machine) -> list[Path]:
     folders: list[Path] = []
     for number, cell in enumerate(cells, start=1):
         run = replace(parse_run(cell.arguments), machine=machine)
-        if rank() == 0:
-            logger.info("== %s, seed %d (%d of %d)", cell.recipe, cell.seed, number, len(cells))
-            begin(run, "reproduce", cell.arguments)
+        logger.info("== %s, seed %d (%d of %d)", cell.recipe, cell.seed, number, len(cells))
+        hold(run.out)
+        on_rank_zero(partial(begin, run, "reproduce", cell.arguments))
         reproduce(run)
         folders.append(run.out)
     return folders

@@ -15,9 +15,9 @@ from clipsift_app.run_cli import make_trainer_options
 from clipsift_app.settings import Evaluation, RunSettings
 from clipsift_app.validation import Validate
 from clipsift_common.clip import LoadedCLIP, load_clip
-from clipsift_common.distributed import barrier, broadcast_object, rank
-from clipsift_common.errors import ClipsiftError
+from clipsift_common.distributed import barrier, on_rank_zero, rank
 from clipsift_common.files import read_json
+from clipsift_common.locks import hold
 from clipsift_common.machine import Machine, device_of, listed
 from clipsift_common.progress import make_console
 from evaluation import evaluate
@@ -101,21 +101,8 @@ def run_fit(run: RunSettings, callbacks: Sequence[L.Callback] = ()) -> Path:
         online=_online(run),
     )
     if run.hub:
-        _push(folder, run.hub)
-    barrier()
+        logger.info("hub: %s", on_rank_zero(partial(push_model, folder, run.hub)))
     return folder
-
-
-def _push(folder: Path, repository: str) -> None:
-    """Push on rank 0; a failure ends every rank with the same message."""
-    error = None
-    if rank() == 0:
-        try:
-            logger.info("hub: %s", push_model(folder, repository))
-        except ClipsiftError as problem:
-            error = str(problem)
-    if error := broadcast_object(error):
-        raise ClipsiftError(error)
 
 
 def _validation(run: RunSettings) -> list[Validate]:
@@ -127,6 +114,7 @@ def _validation(run: RunSettings) -> list[Validate]:
 
 def run_evaluate(clip: LoadedCLIP, data: str, out: Path, settings: Evaluation, machine: Machine) -> None:
     """Evaluate weights on the tasks under ``data``; print the table."""
+    hold(out)
     evaluate(
         clip,
         data,

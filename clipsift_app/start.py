@@ -7,8 +7,9 @@ from dataclasses import replace
 from clipsift_app.parsing import parse_run
 from clipsift_app.provenance import begin
 from clipsift_app.settings import RunSettings
-from clipsift_common.distributed import rank, world_size
+from clipsift_common.distributed import on_rank_zero, world_size
 from clipsift_common.launch import launch
+from clipsift_common.locks import hold
 from training.data import check_world
 
 
@@ -19,6 +20,6 @@ def start(verb: str, arguments: list[str]) -> RunSettings:
     run = replace(run, machine=launch(run.machine))
     if trains:
         check_world(run.data["global_batch"], world_size())
-    if rank() == 0:
-        begin(run, verb, arguments)
+    hold(run.out)
+    on_rank_zero(lambda: begin(run, verb, arguments))
     return run

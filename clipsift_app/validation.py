@@ -16,6 +16,7 @@ from torch import nn
 
 from clipsift_common.clip import LoadedCLIP, evaluation_transform, get_tokenizer
 from clipsift_common.errors import ClipsiftError
+from clipsift_common.files import writing
 from evaluation.run import evaluate_in_place
 from evaluation.tasks import Task, select_tasks
 from training.metrics import begin_table
@@ -86,7 +87,7 @@ class Validate(L.Callback):
         names = [f"{result['dataset']} {result['metrics']['main_metric']:.4f}" for result in results]
         logger.info("validation at step %d: %s", step, ", ".join(names))
         metrics = {task.key: task.main_metric for task in self.tasks}
-        with open(self.path, "a", newline="") as handle:
+        with writing(self.path), open(self.path, "a", newline="") as handle:
             csv.writer(handle).writerows((step, key, metrics[key], score) for key, score in scores.items())
         for other in trainer.loggers:
             other.log_metrics({f"validation/{key}": score for key, score in scores.items()}, step=step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
@@ -9,6 +10,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
+
+from clipsift_common.errors import ClipsiftError
 
 T = TypeVar("T")
 
@@ -61,6 +64,27 @@ def broadcast_object(value: T) -> T:
     box = [value]
     dist.broadcast_object_list(box, src=0, group=waiting_group())
     return box[0]
+
+
+def on_rank_zero(work: Callable[[], T]) -> T:
+    """What ``work`` returns on rank 0, a plain value, on every rank.
+
+    For what only one may do, and for decisions from the disk: on a network file system the others may see it later.
+    An error of ours is raised on every rank; any other on rank 0 alone, which ends the launch.
+    """
+    result: T | None = None
+    error: str | None = None
+    if rank() == 0:
+        try:
+            result = work()
+        except ClipsiftError as problem:
+            if world_size() == 1:
+                raise
+            error = str(problem)
+    result, error = broadcast_object((result, error))
+    if error is not None:
+        raise ClipsiftError(error)
+    return result  # type: ignore[return-value]  # rank 0's
 
 
 def gather_objects(value: T) -> list[T]:

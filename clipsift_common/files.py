@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 
 from clipsift_common.errors import ClipsiftError, first_line
 
@@ -22,17 +23,43 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; move it to ``path`` if the block ends well, else delete it.
 
     The file is flushed to disk before the move, so a reader sees the old file, the new one or none: never half.
+
+    Raises:
+        ClipsiftError: when it cannot be written; see :func:`writing`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            with open(temporary, "rb") as handle:
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Make one line of what a full or broken disk says to the block, which writes ``path``.
+
+    The error of another file, which the block wanted to read, passes.
+    """
     try:
-        yield temporary
-        with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not _is_of_writing(error, Path(path)):
+            raise
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise ClipsiftError(f"{path}: cannot be written ({reason}); mend that, the same command goes on") from error
+
+
+def _is_of_writing(error: Exception, path: Path) -> bool:
+    if isinstance(error, OSError):
+        named = None if error.filename is None else Path(os.fsdecode(error.filename))
+        return named is None or named in path.parents or named.parent == path.parent
+    return "inline_container" in str(error) or "(os error" in str(error)  # torch's and safetensors' writers
 
 
 def write_text(path: str | Path, text: str) -> None:

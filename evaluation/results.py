@@ -11,7 +11,7 @@ from typing import Any
 
 from clipsift_common.distributed import broadcast_object, rank
 from clipsift_common.errors import ClipsiftError, first_line
-from clipsift_common.files import read_json, write_json, write_text
+from clipsift_common.files import read_json, write_json, write_text, writing
 from evaluation.tasks import GROUPS, SCORED, TASKS
 
 RESULTS_NAME = "eval_results.jsonl"
@@ -127,7 +127,8 @@ class ResultStore:
         self.results[result["key"]] = result
         if rank() == 0 and self.folder is not None:
             line = json.dumps(result) + "\n"  # NaN for empty groups, as DataComp writes it
-            with open(self.folder / RESULTS_NAME, "ab") as handle:
+            path = self.folder / RESULTS_NAME
+            with writing(path), open(path, "ab") as handle:
                 handle.write(line.encode())
                 handle.flush()
                 os.fsync(handle.fileno())

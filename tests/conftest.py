@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,3 +28,16 @@ def golden() -> Path:
 def shared_data() -> Path:
     """Folder with real images and captions."""
     return _shared_folder("data")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 kB, with an empty ``folder`` in it; only root can mount one."""
+    place = tmp_path / "small_disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no right to mount a small disk")
+    (place / "folder").mkdir()
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from clipsift_common.errors import ClipsiftError, first_line
+from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import atomic_path
 
 CHECKPOINT_NAME = "last.ckpt"
@@ -28,10 +28,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             with atomic_path(path) as temporary, open(temporary, "wb") as handle:
                 torch.save(checkpoint, handle)
-        except (OSError, RuntimeError) as error:  # torch turns a failed write into a RuntimeError
-            self.error = (
-                f"{path}: cannot be written ({first_line(error)}); the previous checkpoint is kept, free some space"
-            )
+        except ClipsiftError as error:
+            self.error = f"{error}; the previous checkpoint is kept"
 
 
 def stamp_settings(checkpoint: dict[str, Any], settings: dict[str, Any]) -> None:

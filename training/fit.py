@@ -11,7 +11,7 @@ import lightning as L
 import torch
 
 from clipsift_common.clip import WEIGHTS_NAME, model_config
-from clipsift_common.distributed import broadcast_object, world_size
+from clipsift_common.distributed import on_rank_zero, world_size
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import file_fingerprint, fingerprint, read_json, write_json
 from clipsift_common.machine import Machine, listed, make_lone_trainer, make_trainer
@@ -74,13 +74,11 @@ def fit(
     if online:
         settings |= online.settings()
         datamodule.num_drawn = online.num_drawn
-    share = (lambda value: value) if alone else broadcast_object
-    if share(resume and is_complete(folder, settings)):
+    decide: Callable[[Callable[[], Any]], Any] = (lambda work: work()) if alone else on_rank_zero
+    if decide(lambda: resume and is_complete(folder, settings)):
         logger.info("training: %s is complete", folder)
         return folder / "model"
-    start = share(str(folder / CHECKPOINT_NAME) if resume and (folder / CHECKPOINT_NAME).is_file() else None)
-    if start:
-        check_settings(Path(start), settings)
+    start = decide(lambda: _checkpoint(folder, settings) if resume else None)
     supervisor = Supervisor(folder, settings, datamodule.max_loss, checkpoint_steps, checkpoint_minutes)
     if decay := module.hparams["ema"]:  # first: whoever looks at a step's weights finds the average of that step
         options = options | {"callbacks": [MovingAverage(decay), *listed(options.get("callbacks"))]}
@@ -99,7 +97,7 @@ def fit(
         logger.warning("training: %s", stopped)
         raise stopped
     state = full_state(module.clip)
-    _on_rank_zero(trainer, lambda: _finish(module, state, datamodule, folder, supervisor, trainer.world_size))
+    decide(lambda: _finish(module, state, datamodule, folder, supervisor, trainer.world_size))
     return folder / "model"
 
 
@@ -133,6 +131,15 @@ def run_settings(module: CLIPModule, datamodule: PoolDataModule) -> dict[str, An
         "model.architecture": architecture,
         **{f"data.{name}": value for name, value in datamodule.settings().items()},
     }
+
+
+def _checkpoint(folder: Path, settings: dict[str, Any]) -> str | None:
+    """The checkpoint to go on from, if there is one, of these settings."""
+    path = folder / CHECKPOINT_NAME
+    if not path.is_file():
+        return None
+    check_settings(path, settings)
+    return str(path)
 
 
 def is_complete(folder: Path, settings: dict[str, Any]) -> bool:
@@ -179,17 +186,3 @@ def _finish(
         "config": fingerprint(supervisor.settings),
     }
     write_json(folder / _NOTE, note)
-
-
-def _on_rank_zero(trainer: L.Trainer, work: Callable[[], None]) -> None:
-    """Run ``work`` on rank 0; a failed write ends every rank with the same message."""
-    error = None
-    if trainer.is_global_zero:
-        try:
-            work()
-        except OSError as problem:
-            error = f"{problem.filename or 'training'}: cannot be written ({problem.strerror}); start again to finish"
-    if trainer.world_size > 1:
-        error = broadcast_object(error)
-    if error:
-        raise ClipsiftError(error)

@@ -12,7 +12,7 @@ from typing import Any
 
 import lightning as L
 
-from clipsift_common.files import atomic_path
+from clipsift_common.files import atomic_path, writing
 from clipsift_common.progress import Progress
 from training.supervisor import Supervisor
 
@@ -97,7 +97,7 @@ class Metrics(L.Callback):
         }
 
     def _write(self, trainer: L.Trainer, row: dict[str, Any]) -> None:
-        with open(self.path, "a", newline="") as handle:
+        with writing(self.path), open(self.path, "a", newline="") as handle:
             csv.writer(handle).writerow([row[name] for name in COLUMNS])
         for other in trainer.loggers:
             other.log_metrics({f"train/{name}": float(value) for name, value in row.items()}, step=row["step"])

@@ -8,6 +8,7 @@ from pathlib import Path
 from clipsift_common.clip import model_config
 from clipsift_common.distributed import barrier, rank
 from clipsift_common.files import fingerprint
+from clipsift_common.locks import hold
 from clipsift_common.machine import Machine, num_threads
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
@@ -39,6 +40,7 @@ def train_teacher(
     settings = asdict(teacher.train)
     identity = fingerprint([model_config(teacher.model), settings, index.fingerprint, seed])
     out = cache / "teacher" / identity
+    hold(out)  # several runs may share the cache
     if rank() == 0:
         module = CLIPModule(
             teacher.model,

@@ -9,6 +9,7 @@ from typing import Any
 from clipsift_app.verb_settings import parse_settings
 from clipsift_common.clip import load_clip
 from clipsift_common.launch import launch
+from clipsift_common.locks import hold
 from clipsift_common.machine import Machine
 from clipsift_common.progress import say
 from selection.features.embed import embed
@@ -38,6 +39,7 @@ def run(arguments: list[str]) -> None:
     clip = load_clip(settings.model, settings.pretrained)
     machine = launch(settings.trainer)
     out = Path(settings.out)
+    hold(out)
     index = PoolIndex.build(pool, out / "cache", settings.workers, settings.max_loss)
     how: dict[str, Any] = {
         "batch_size": settings.batch_size,

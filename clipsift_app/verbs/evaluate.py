@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from clipsift_app.settings import Evaluation
 from clipsift_app.stages import run_evaluate
 from clipsift_app.verb_settings import parse_settings
 from clipsift_common.clip import load_clip
+from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.launch import launch
 from clipsift_common.machine import Machine
@@ -54,10 +56,15 @@ def run(arguments: list[str]) -> None:
         model, out = str(settings.model), settings.out
     if out is None:
         raise ClipsiftError("--out is missing: the folder for eval_results.jsonl and summary.json")
-    if settings.download:  # before there is a process group, which would not wait that long
-        download(tasks, settings.data)
-    if not Path(settings.data).is_dir():
-        raise ClipsiftError(f"data: {settings.data} does not exist")
     machine = launch(settings.trainer)
+    on_rank_zero(partial(_obtain, settings.data, tasks if settings.download else None))
     how = Evaluation(tasks, settings.rules, settings.precision, settings.batch_size, settings.workers)
     run_evaluate(load_clip(model, settings.pretrained), settings.data, Path(out), how, machine)
+
+
+def _obtain(data: str, tasks: list[str] | None) -> None:
+    """The folder of evaluation data is there; ``tasks`` are fetched into it unless None."""
+    if tasks is not None:
+        download(tasks, data)
+    if not Path(data).is_dir():
+        raise ClipsiftError(f"data: {data} does not exist")

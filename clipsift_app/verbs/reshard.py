@@ -8,6 +8,7 @@ from pathlib import Path
 from clipsift_app.paths import subset_file
 from clipsift_app.verb_settings import parse_settings
 from clipsift_common.launch import launch
+from clipsift_common.locks import hold
 from clipsift_common.machine import Machine
 from clipsift_common.progress import say
 from selection.pool.index import PoolIndex
@@ -34,6 +35,7 @@ def run(arguments: list[str]) -> None:
     settings = parse_settings(ReshardSettings, arguments)
     pool, subset = Pool(settings.pool), Subset.load(subset_file(settings.subset))
     launch(settings.trainer)
+    hold(Path(settings.out))
     cache = Path(settings.cache or f"{settings.out}/.cache")
     index = PoolIndex.build(pool, cache, settings.workers, settings.max_loss)
     about = reshard(index, subset, Path(settings.out), settings.shard_size)

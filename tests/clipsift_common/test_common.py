@@ -2,14 +2,20 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from clipsift_common.data_report import DataReport
 from clipsift_common.errors import ClipsiftError, first_line
-from clipsift_common.files import atomic_path, fingerprint, read_json, write_json
+from clipsift_common.files import atomic_path, fingerprint, read_json, write_json, writing
 from clipsift_common.images import ImageError, decode_image
 from clipsift_common.progress import Progress, format_duration
 from helpers.pictures import picture
@@ -84,3 +90,45 @@ def test_progress_shows_rate_eta_and_notes(capsys: pytest.CaptureFixture[str]) -
 )
 def test_first_line_of_an_error(message: str, line: str) -> None:
     assert first_line(ValueError(message)) == line
+
+
+def _numpy(path: Path) -> None:
+    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+        np.save(handle, np.zeros(100_000))
+
+
+def _torch(path: Path) -> None:
+    with atomic_path(path) as temporary:
+        torch.save(torch.zeros(100_000), temporary)
+
+
+def _safetensors(path: Path) -> None:
+    with atomic_path(path) as temporary:
+        save_file({"a": torch.zeros(100_000)}, temporary)
+
+
+def _parquet(path: Path) -> None:
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.table({"a": np.random.default_rng(0).random(100_000)}), temporary)
+
+
+def _append(path: Path) -> None:
+    with writing(path), open(path, "a") as handle:
+        handle.write("a" * 100_000)
+
+
+def _json(path: Path) -> None:
+    write_json(path, "a" * 100_000)
+
+
+@pytest.mark.parametrize("write", [_numpy, _torch, _safetensors, _parquet, _json, _append])
+def test_a_full_disk_is_one_line_and_leaves_nothing(small_disk: Path, write: Callable[[Path], None]) -> None:
+    with pytest.raises(ClipsiftError, match=r"folder/x: cannot be written \(.+\); mend that") as caught:
+        write(small_disk / "folder" / "x")
+    assert "\n" not in str(caught.value)
+    assert write is _append or os.listdir(small_disk / "folder") == []
+
+
+def test_what_a_block_could_not_read_is_not_blamed_on_what_it_writes(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "x") as temporary:
+        temporary.write_bytes(Path("/nowhere/y").read_bytes())

@@ -1,0 +1,102 @@
+"""Whatever ends one rank, the other says one line and ends within a minute, without a launcher that would kill it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from helpers import program
+from helpers.launchers import open_mpi
+from helpers.ranks import TESTS, free_port
+from helpers.workspace import write_workspace
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ends")
+    values = yaml.safe_load(write_workspace(folder).read_text())
+    del values["selection"]
+    values["data"] |= {"samples_seen": 16 * 5000, "workers": 0}
+    values["checkpoint"] = {"steps": 100_000}
+    (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    return folder
+
+
+def start(workspace: Path, out: Path, *arguments: str) -> list[subprocess.Popen[str]]:
+    """Two ranks of a long training."""
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    path = {"PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
+    command = [sys.executable, str(program.REPOSITORY / "clipsift.py"), "fit", f"--config={workspace / 'config.yaml'}"]
+    return [
+        subprocess.Popen(
+            [*command, f"--out={out}", *arguments],
+            env=program.environment() | meeting | path | open_mpi(rank, 2),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+
+
+def wait(ranks: list[subprocess.Popen[str]], seconds: float) -> list[str]:
+    """What each said at the end."""
+    try:
+        return [rank.communicate(timeout=seconds)[1] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+
+
+def is_one_line(text: str, words: str) -> bool:
+    (line,) = [line for line in text.splitlines() if line.startswith("clipsift: error")]
+    return words in line and "Traceback" not in text
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_rank_is_killed(workspace: Path, killed: int) -> None:
+    out = workspace / f"killed{killed}"
+    ranks = start(workspace, out)
+    give_up = time.monotonic() + 200
+    metrics = out / "training" / "metrics.csv"
+    while not (metrics.is_file() and len(metrics.read_text().splitlines()) > 3) and time.monotonic() < give_up:
+        assert all(rank.poll() is None for rank in ranks), wait(ranks, 60)
+        time.sleep(0.2)
+    ranks[killed].send_signal(signal.SIGKILL)
+    said = wait(ranks, 60)
+    assert ranks[1 - killed].returncode == 1
+    assert is_one_line(said[1 - killed], "ended because another rank did"), said
+
+
+@pytest.mark.parametrize(
+    ("rank", "how", "words"),
+    [
+        (0, "full", "metrics.csv: cannot be written (No space left on device)"),
+        (1, "out of memory", "rank 1: out of memory (CUDA out of memory"),
+    ],
+)
+def test_a_rank_fails(workspace: Path, rank: int, how: str, words: str) -> None:
+    config = workspace / f"{how}.yaml"
+    callback = {"class_path": "helpers.failures.Fails", "init_args": {"rank": rank, "how": how}}
+    config.write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
+    ranks = start(workspace, workspace / how, f"--config={config}")
+    said = wait(ranks, 200)
+    assert [process.returncode for process in ranks] == [1, 1], said
+    assert is_one_line(said[rank], words), said
+    assert is_one_line(said[1 - rank], "ended because another rank did"), said
+
+
+def test_a_disk_that_is_full_from_the_start(workspace: Path, small_disk: Path) -> None:
+    (small_disk / "filler").write_bytes(b"a" * (64 * 1024 - 8192))
+    said = wait(ranks := start(workspace, small_disk / "folder" / "run"), 200)
+    assert [process.returncode for process in ranks] == [1, 1], said
+    assert all(is_one_line(text, "cannot be written (No space left on device)") for text in said), said

@@ -1,0 +1,32 @@
+"""What a machine does to one rank of a training."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Any
+
+import lightning as L
+import torch
+
+from training import metrics
+
+
+class Fails(L.Callback):
+    """At step ``step`` one rank runs ``out of memory``, or its disk is ``full`` for the metrics."""
+
+    def __init__(self, rank: int, how: str, step: int = 4) -> None:
+        self.rank, self.how, self.step = rank, how, step
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_rank != self.rank or batch_idx < self.step:
+            return
+        if self.how == "out of memory":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation")
+        metrics.open = _full  # type: ignore[attr-defined]
+
+
+def _full(path: Any, *_: Any, **__: Any) -> Any:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
