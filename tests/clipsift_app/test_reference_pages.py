@@ -40,3 +40,15 @@ def test_every_flag_of_open_clips_training_has_a_row() -> None:
     named = set(re.findall(r"--[a-z0-9-]+\*?", page("migration.md")))
     beginnings = tuple(name.rstrip("*") for name in named if name.endswith("*"))
     assert {flag for flag in flags if flag not in named and not flag.startswith(beginnings)} == set()
+
+
+def test_no_line_of_markdown_is_wider_than_the_code() -> None:
+    pages = [path for path in REPOSITORY.rglob("*.md") if not {".venv", "build", "site"} & set(path.parts)]
+    assert len(pages) > 20
+    wide = [
+        (path.name, number)
+        for path in pages
+        for number, line in enumerate(path.open(encoding="utf-8"), 1)
+        if len(line) > 121
+    ]
+    assert wide == []
