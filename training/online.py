@@ -21,7 +21,6 @@ from clipsift_common.machine import num_threads
 from selection.recipe.step import Step
 from selection.recipe.top import keep_top
 from selection.registry import FeatureBlock
-from selection.scores import SCORES
 from selection.settings import Selection, Teacher
 from selection.uids import UID_DTYPE
 from training.loading.permutation import hash64
@@ -66,7 +65,7 @@ class Online:
                 raise ClipsiftError(f"{where}: only a score with keep, a fraction, gives batches of one size")
             assert step.column is not None
             for leaf in step.column.leaves():
-                if not SCORES[leaf.score].needs:
+                if not leaf.needs:
                     raise ClipsiftError(f"{where}: {leaf.score} is no score of features; use it under selection")
         for number, (step, after) in enumerate(pairwise(steps), start=1):
             if after.keep > step.keep:  # type: ignore[operator]

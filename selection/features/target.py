@@ -25,7 +25,7 @@ TRUSTED = "trusted"  # the target's name for the shards given as --trusted
 NOTE_NAME = "target.json"  # beside a target of several sets: whose features they are, and which files belong to it
 _TORCH = (".pt", ".pth")
 _FILES = (".npy", ".npz", *_TORCH)
-_PICTURES = ("*.jpg", "*.jpeg", "*.png", "*.webp")
+_PICTURES = tuple(f"*.{extension}" for extension in IMAGE_EXTENSIONS)
 
 
 def load_target(

@@ -9,7 +9,6 @@ from typing import Any
 from clipsift_common.errors import ClipsiftError
 from selection.methods import METHODS
 from selection.recipe.step import Step, with_distinct_names
-from selection.scores import SCORES
 from selection.scoring.column import Column
 
 
@@ -64,7 +63,7 @@ class ParsedRecipe:
     @property
     def needs_features(self) -> bool:
         """Whether any step looks at image or text features."""
-        return self.gathers_features or any(SCORES[column.score].needs for column in self.columns)
+        return self.gathers_features or any(column.needs for column in self.columns)
 
     @property
     def gathers_features(self) -> bool:

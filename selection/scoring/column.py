@@ -55,6 +55,11 @@ class Column:
         """The target sets that the score compares with."""
         return named_targets(self.options)
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """Which of image and text features the score looks at; of a combination, any of its parts."""
+        return frozenset(tower for leaf in self.leaves() for tower in SCORES[leaf.score].needs)
+
     def leaves(self) -> Iterator[Column]:
         """The columns that are scores of the features, itself if it is one."""
         if not self.of:

@@ -18,7 +18,6 @@ from clipsift_common.files import fingerprint
 from clipsift_common.progress import Progress
 from selection.features.files import FeatureRows, bad_norms, copy_rows, off_unit, row_norms
 from selection.registry import FeatureBlock
-from selection.scores import SCORES
 from selection.scoring.column import Column
 from selection.scoring.files import LostRows, ScoreFile, lost_rows_of, write_score_file
 from selection.uids import repeats
@@ -148,7 +147,7 @@ def _score(column: Column, good: np.ndarray, features: FeatureBlock, path: str) 
     """(n,) float32 scores of a block; NaN where the features are not ``good``."""
     scores = np.full(len(good), np.nan, np.float32)
     try:
-        scores[good] = SCORES[column.score](features, **column.options).cpu().numpy()
+        scores[good] = column.values_of(features)
     except ValueError as error:
         raise ClipsiftError(f"{path}: {column.name}: {error}") from error
     return scores
@@ -191,8 +190,7 @@ def _warn_of_lengths(block: Sequence[FeatureRows], tower: str, norms: np.ndarray
 
 def features_needed(columns: Sequence[Column]) -> list[str]:
     """Which of image and text features the scores look at."""
-    needs = {tower for column in columns for tower in SCORES[column.score].needs}
-    return sorted(needs)
+    return sorted({tower for column in columns for tower in column.needs})
 
 
 def _on_device(features: np.ndarray | None, good: np.ndarray, plan: ScorePlan) -> torch.Tensor:
