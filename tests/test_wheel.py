@@ -85,6 +85,11 @@ def test_the_program_is_the_wheels(environment: Path, elsewhere: Path) -> None:
     assert re.fullmatch(r"clipsift \S+, commit unknown \(no checkout\), torch \S+, device .+\n", printed)
 
 
+@pytest.mark.skipif(shutil.which("cc") is None, reason="the compiled resize is left out without a C compiler")
+def test_the_compiled_resize_is_found_where_it_is_imported(environment: Path, elsewhere: Path) -> None:
+    run(environment, elsewhere, "python", "-c", "import training.loading._resize as kernel; kernel.resize")
+
+
 def test_configs_travel(environment: Path, elsewhere: Path) -> None:
     listed = {line.split()[0] for line in run(environment, elsewhere, "clipsift", "configs").splitlines()}
     assert listed == {

@@ -1,6 +1,7 @@
 #!/bin/bash
-# A run on SLURM, one task per GPU. From the repository, with the program's environment active:
+# A run on SLURM, one task per GPU. With the program's environment active:
 #
+#   clipsift configs trainer/slurm.sh > slurm.sh   # unless you are in a checkout, where it lies here
 #   sbatch --nodes 8 configs/trainer/slurm.sh reproduce --config configs/reproduce/medium_s_cliploss.yaml \
 #       --pool POOL --eval EVAL --out runs/medium
 #
