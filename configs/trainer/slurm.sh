@@ -1,9 +1,8 @@
 #!/bin/bash
-# A run on SLURM, one task per GPU. With the program's environment active:
+# A run on SLURM, one task per GPU. With the program's environment active, in any folder:
 #
-#   clipsift configs trainer/slurm.sh > slurm.sh   # unless you are in a checkout, where it lies here
-#   sbatch --nodes 8 configs/trainer/slurm.sh reproduce --config configs/reproduce/medium_s_cliploss.yaml \
-#       --pool POOL --eval EVAL --out runs/medium
+#   clipsift configs trainer/slurm.sh > slurm.sh
+#   sbatch --nodes 8 slurm.sh reproduce --config reproduce/medium_s_cliploss --pool POOL --eval EVAL --out runs/medium
 #
 # What follows the script are the program's own arguments. Two minutes before the time is up SLURM sends SIGUSR1; the run
 # saves and ends with status 75, and this script puts it back into the queue, to go on with the very next batch.
