@@ -32,11 +32,6 @@ class Recipe:
         """Raise :class:`ClipsiftError` for all that can be seen without data: scores, options, fractions, files."""
         self.parsed = ParsedRecipe.parse(steps, within, union, intersect, subtract)
 
-    @classmethod
-    def parse(cls, steps: list[dict[str, Any]], *args: Any, **operations: Any) -> Recipe:
-        """The same as the constructor."""
-        return cls(steps, *args, **operations)
-
     def run(
         self,
         pool: Pool | Arrays | str,
