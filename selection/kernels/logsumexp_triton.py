@@ -3,31 +3,63 @@
 Every program multiplies one tile of ``a`` with one of ``b`` (fp16 or bf16 in, float32 accumulation), takes one
 exponential per element against the fixed offset that :mod:`selection.kernels.logsumexp` explains, and adds the tile up
 both ways. The tiles' partial sums are written, not added atomically, and summed in order, so that a result is the same
-each time. Written without a GPU at hand: its values are checked in Triton's interpreter on the CPU, its speed
-is not known.
+each time. Its values are checked in Triton's interpreter on the CPU, its registers, shared memory and instructions by
+compiling it for GPUs that are not there; its speed on one is for ``benchmarks/gpu`` to say.
 """
 
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
-ROW_BLOCK = COLUMN_BLOCK = 128  # of a tile; float32 accumulators take 64 registers of each of 256 threads
-DEPTH_BLOCK = 64  # features per step; three stages of both operands are 96 KiB of shared memory
-GROUP = 8  # row blocks that go through the columns together, so that tiles of both operands stay in the L2 cache
-STRIP_ROWS = 16_384  # rows per launch: partial column sums take STRIP_ROWS / ROW_BLOCK float32 per column
+STRIP_ROWS = 16_384  # rows per launch: partial column sums take STRIP_ROWS / rows of a tile float32 per column
+GROUP = 16  # row blocks that go through the columns together, so that tiles of both operands stay in the L2 cache
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How one program's share is cut, for GPUs of ``capability`` (major version) and newer.
+
+    ``depth`` features are multiplied at a time, in ``stages`` that are loaded ahead.
+    """
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+    capability: int
+
+
+# The first that a GPU is new enough for is taken. It is not tuned while running: ranks that measured differently would
+# sum in another order, and a score would depend on how many GPUs there are. A wide tile reads a quarter less from the
+# L2 cache, which bounds the speed; the benchmark runs all of them.
+TILES = (
+    Tile(128, 256, 64, 8, 3, capability=9),
+    Tile(256, 128, 64, 8, 3, capability=9),
+    Tile(128, 128, 64, 8, 3, capability=8),
+)
+
+
+def choose_tile(capability: int) -> Tile:
+    """The tile for GPUs of this major version; older ones than any tile asks for get the smallest."""
+    return next((tile for tile in TILES if tile.capability <= capability), TILES[-1])
 
 
 @triton.jit
-def _kernel(  # type: ignore[no-untyped-def]
+def sum_tile(  # type: ignore[no-untyped-def]
     a_ptr, b_ptr, row_ptr, column_ptr, num_rows, num_columns, depth, a_stride, b_stride, scale, offset,
     ROW_BLOCK: tl.constexpr, COLUMN_BLOCK: tl.constexpr, DEPTH_BLOCK: tl.constexpr, GROUP: tl.constexpr,
     WIDEN: tl.constexpr,
 ):  # fmt: skip
+    """Partial sums of one tile; ``depth`` is a multiple of DEPTH_BLOCK."""
     num_row_blocks = tl.cdiv(num_rows, ROW_BLOCK)
     num_column_blocks = tl.cdiv(num_columns, COLUMN_BLOCK)
     program = tl.program_id(0)
@@ -43,47 +75,64 @@ def _kernel(  # type: ignore[no-untyped-def]
     b_tile = b_ptr + (columns % num_columns).to(tl.int64)[None, :] * b_stride + steps[:, None]
     products = tl.zeros((ROW_BLOCK, COLUMN_BLOCK), tl.float32)
     for start in range(0, depth, DEPTH_BLOCK):
-        inside = start + steps < depth
-        left = tl.load(a_tile + start, mask=inside[None, :], other=0.0)
-        right = tl.load(b_tile + start, mask=inside[:, None], other=0.0)
+        left = tl.load(a_tile + start)
+        right = tl.load(b_tile + start)
         if WIDEN:
             left, right = left.to(tl.float32), right.to(tl.float32)
         products = tl.dot(left, right, products)
 
     values = tl.exp2(products * scale + offset)
-    values = tl.where((rows < num_rows)[:, None] & (columns < num_columns)[None, :], values, 0.0)
+    if (row_block + 1) * ROW_BLOCK > num_rows or (column_block + 1) * COLUMN_BLOCK > num_columns:  # a tile at the edge
+        values = tl.where((rows < num_rows)[:, None] & (columns < num_columns)[None, :], values, 0.0)
     row_partials = row_ptr + column_block.to(tl.int64) * num_rows + rows
     column_partials = column_ptr + row_block.to(tl.int64) * num_columns + columns
     tl.store(row_partials, tl.sum(values, 1), mask=rows < num_rows)
     tl.store(column_partials, tl.sum(values, 0), mask=columns < num_columns)
 
 
-def exp_sums(a: Tensor, b: Tensor, scale: float, offset: float) -> tuple[Tensor, Tensor]:
+def exp_sums(a: Tensor, b: Tensor, scale: float, offset: float, tile: Tile | None = None) -> tuple[Tensor, Tensor]:
     """Row sums (n,) and column sums (m,), float32, of ``exp(scale * a @ b.T + offset)``.
 
     Args:
-        a, b: (n, d) and (m, d), both fp16 or both bf16, on a GPU (or on the CPU in Triton's interpreter). n, m >= 1.
+        a, b: (n, d) and (m, d), both fp16 or both bf16, on one GPU (or on the CPU in Triton's interpreter). n, m >= 1.
+            A d that is no multiple of 64 is padded with zeros, which costs a copy.
+        tile: default: what :func:`choose_tile` takes for the GPU.
 
-    Beside the result it holds (m / 128) x 16,384 partial row sums and 128 x m partial column sums: 33 MiB in all for
-    m = 32,768.
+    Beside the result it holds partial sums: (m / tile columns) x 16,384 by row and (16,384 / tile rows) x m by column,
+    33 MiB in all for m = 32,768 and tiles of 128 x 128.
     """
     if a.dtype != b.dtype or a.dtype not in (torch.float16, torch.bfloat16):
         raise ValueError(f"expected two tensors of fp16 or of bf16, got {a.dtype} and {b.dtype}")
-    a, b = (part if part.stride(1) == 1 else part.contiguous() for part in (a, b))
-    num_columns = len(b)
-    num_column_blocks = triton.cdiv(num_columns, COLUMN_BLOCK)
-    row_sums, column_sums = [], torch.zeros(num_columns, device=a.device)
-    for strip in a.split(STRIP_ROWS):
-        num_row_blocks = triton.cdiv(len(strip), ROW_BLOCK)
-        by_row = torch.empty(num_column_blocks, len(strip), device=a.device)
-        by_column = torch.empty(num_row_blocks, num_columns, device=a.device)
-        _kernel[(num_row_blocks * num_column_blocks,)](
-            strip, b, by_row, by_column, len(strip), num_columns, a.shape[1], strip.stride(0), b.stride(0),
-            scale * math.log2(math.e), offset * math.log2(math.e),
-            ROW_BLOCK, COLUMN_BLOCK, DEPTH_BLOCK, GROUP,
-            WIDEN=not a.is_cuda,  # the interpreter would take bf16 for whole numbers
-            num_warps=8, num_stages=3,
-        )  # fmt: skip
-        row_sums.append(by_row.sum(0))
-        column_sums += by_column.sum(0)
+    if a.device != b.device:
+        raise ValueError(f"the two tensors are on {a.device} and {b.device}")
+    tile = tile or choose_tile(torch.cuda.get_device_capability(a.device)[0] if a.is_cuda else 0)
+    a, b = (_padded(part, tile.depth) for part in (a, b))
+    row_sums, column_sums = [], torch.zeros(len(b), device=a.device)
+    with torch.cuda.device(a.device) if a.is_cuda else nullcontext():  # Triton launches on the current device
+        for strip in a.split(STRIP_ROWS):
+            by_row, by_column = _launch(strip, b, scale, offset, tile)
+            row_sums.append(by_row.sum(0))
+            column_sums += by_column.sum(0)
     return torch.cat(row_sums), column_sums
+
+
+def _padded(rows: Tensor, depth: int) -> Tensor:
+    """Rows that lie one feature after the other, as many as a multiple of ``depth``."""
+    if missing := -rows.shape[1] % depth:
+        return F.pad(rows, (0, missing))
+    return rows if rows.stride(1) == 1 else rows.contiguous()
+
+
+def _launch(strip: Tensor, b: Tensor, scale: float, offset: float, tile: Tile) -> tuple[Tensor, Tensor]:
+    """The partial sums of one strip of rows: by block of columns and row, by block of rows and column."""
+    num_row_blocks, num_column_blocks = triton.cdiv(len(strip), tile.rows), triton.cdiv(len(b), tile.columns)
+    by_row = torch.empty(num_column_blocks, len(strip), device=strip.device)
+    by_column = torch.empty(num_row_blocks, len(b), device=strip.device)
+    sum_tile[(num_row_blocks * num_column_blocks,)](
+        strip, b, by_row, by_column, len(strip), len(b), strip.shape[1], strip.stride(0), b.stride(0),
+        scale * math.log2(math.e), offset * math.log2(math.e),
+        tile.rows, tile.columns, tile.depth, GROUP,
+        WIDEN=not strip.is_cuda,  # the interpreter would take bf16 for whole numbers
+        num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip
+    return by_row, by_column

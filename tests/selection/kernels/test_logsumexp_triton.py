@@ -28,6 +28,10 @@ for dtype in (torch.float16, torch.bfloat16):
         torch.testing.assert_close(columns.double(), expected.sum(0), rtol=5e-5, atol=0)
         wide = torch.cat([a, a], dim=1)[:, :d]  # rows that are apart in memory
         assert torch.equal(exp_sums(wide, b, 100.0, -40.0)[0], rows)
+        for tile in logsumexp_triton.TILES:
+            others = exp_sums(a, b, 100.0, -40.0, tile)
+            torch.testing.assert_close(others[0], rows, rtol=1e-5, atol=0)
+            torch.testing.assert_close(others[1], columns, rtol=1e-5, atol=0)
 
 same = torch.tensor([0.6, 0.8]).half().expand(200, 2)
 eager = logsumexp.contrastive_normaliser(same, same, 0.01)
