@@ -21,9 +21,9 @@ class CompareSettings:
 
 
 def run(arguments: list[str]) -> None:
-    split = next((i for i, word in enumerate(arguments) if word.startswith("--")), len(arguments))
+    split = next((i for i, word in enumerate(arguments) if word.startswith("-")), len(arguments))
     runs, rest = arguments[:split], arguments[split:]
-    if not runs:
-        raise ClipsiftError("compare: give the run directories first: clipsift compare RUN_DIR ... [--format FORMAT]")
     settings = parse_settings(CompareSettings, [f"--runs={runs}", *rest])
+    if not settings.runs:
+        raise ClipsiftError("compare: give the run directories first: clipsift compare RUN_DIR ... [--format FORMAT]")
     print(format_comparison(compare([Path(run) for run in settings.runs], settings.baseline), settings.format))

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipsift_app.program import run_verb
+from clipsift_app.verbs import VERBS
 from clipsift_common.files import read_json
 from helpers.workspace import write_workspace
 
@@ -20,6 +21,13 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = [f"--config={folder / 'config.yaml'}", f"--out={folder / 'run'}", "--data.workers=0"]
     assert run_verb("fit", arguments) == 0
     return folder
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ("--help", "-h"):
+        assert run_verb(verb, [word]) == 0
+        assert capsys.readouterr().out
 
 
 def test_fit_selects_first_and_reports_what_was_lost(workspace: Path) -> None:
