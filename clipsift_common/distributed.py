@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
@@ -20,9 +21,23 @@ T = TypeVar("T")
 TIMEOUT = timedelta(hours=12)
 
 
+_alone = False
+
+
 def is_distributed() -> bool:
-    """Whether a process group exists."""
-    return dist.is_available() and dist.is_initialized()
+    """Whether this process works in a group."""
+    return not _alone and dist.is_available() and dist.is_initialized()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """In the block this process is the only one: what would be a collective concerns nobody else."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
 
 
 def rank() -> int:

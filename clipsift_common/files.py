@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors import SafetensorError
 
 from clipsift_common.errors import ClipsiftError, first_line
 
+VISIBLE_WITHIN = 90.0  # seconds; NFS keeps what it knows of a folder for up to 60
 FINGERPRINT_LENGTH = 16  # hex digits: 64 bits tell apart any number of files a run will ever have
 
 
@@ -60,6 +62,20 @@ def _is_of_writing(error: Exception, path: Path) -> bool:
         named = None if error.filename is None else Path(os.fsdecode(error.filename))
         return named is None or named in path.parents or named.parent == path.parent
     return "inline_container" in str(error) or "(os error" in str(error)  # torch's and safetensors' writers
+
+
+def wait_for(*paths: Path, seconds: float = VISIBLE_WITHIN) -> None:
+    """Until files that another rank has written can be seen here; on a network file system that may take a while.
+
+    Raises:
+        ClipsiftError: naming the file, when it does not appear.
+    """
+    give_up = time.monotonic() + seconds
+    for path in paths:
+        while not path.exists():
+            if time.monotonic() > give_up:
+                raise ClipsiftError(f"{path}: another rank wrote it and it is not here; give a folder all nodes share")
+            time.sleep(0.1)
 
 
 def write_text(path: str | Path, text: str) -> None:

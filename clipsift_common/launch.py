@@ -39,7 +39,7 @@ def launch(machine: Machine) -> LaunchedMachine:
     for name in _FABRIC_VARIABLES if place else (*_FABRIC_VARIABLES, "RANK", "WORLD_SIZE"):
         os.environ.pop(name, None)  # what we start would take a launch of one process for its own
     here = LaunchedMachine(**vars(machine), place=place) if place else machine
-    num_local = len(machine.devices) if isinstance(machine.devices, list) else int(machine.devices)
+    num_local = local_processes(machine)
     several = machine.num_nodes * num_local > 1
     fabric = make_fabric(here, MeetingStrategy(place) if several else "auto")
     fabric.launch()
@@ -49,6 +49,11 @@ def launch(machine: Machine) -> LaunchedMachine:
         ranks = fabric.global_rank, fabric.world_size, fabric.local_rank
         place = Place("Lightning", *ranks, per_node=num_local, node=fabric.node_rank)
     return LaunchedMachine(**vars(machine), place=place)
+
+
+def local_processes(machine: Machine) -> int:
+    """How many processes a node has of a machine whose ``devices`` are filled in."""
+    return len(machine.devices) if isinstance(machine.devices, list) else int(machine.devices)
 
 
 def join(machine: Machine, environment: Environment, num_gpus: int) -> tuple[Machine, Place | None]:

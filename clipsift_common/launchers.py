@@ -84,7 +84,7 @@ def _torch(environment: Environment, num_nodes: int) -> Place | None:
         if environment.get("PET_NPROC_PER_NODE", "1") != "1":
             per_pod = environment["PET_NPROC_PER_NODE"]
             raise ClipsiftError(f"launch: PET_NPROC_PER_NODE is {per_pod}; start torchrun, which starts so many")
-        return _meeting(Place("RANK", rank, world_size, node=rank, local_known=False), environment)
+        return _meeting(Place("PyTorchJob", rank, world_size, node=rank, local_known=False), environment)
     local_rank = _number(environment, "LOCAL_RANK", 0)
     per_node = _number(environment, "LOCAL_WORLD_SIZE", world_size)
     place = Place("torchrun", rank, world_size, local_rank, per_node, _number(environment, "GROUP_RANK", 0))
@@ -144,7 +144,7 @@ def _is_shell(environment: Environment) -> bool:
 
 def _meeting(place: Place, environment: Environment) -> Place:
     """``place`` with the address and port of the environment, where it has them."""
-    needs_address = place.launcher in ("RANK", "MPI", "torchrun") and place.world_size > place.per_node
+    needs_address = place.launcher in ("PyTorchJob", "MPI", "torchrun") and place.world_size > place.per_node
     if "MASTER_ADDR" not in environment and needs_address:
         raise ClipsiftError(
             f"launch: {place.world_size} processes on several machines and no MASTER_ADDR; "

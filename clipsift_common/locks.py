@@ -74,7 +74,7 @@ def locks_are_local(folder: Path, mounts: str) -> bool:
 def _warn(folder: Path, why: str) -> None:
     logger.warning(
         "%s: locks do not work there (%s): a second start on another node would not be noticed; "
-        "start each run once, and give a cache on a disk of the node for remote shards",
+        "start each run once, or choose a folder on another file system",
         folder,
         why,
     )

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clipsift_common.distributed import broadcast_object, rank
+from clipsift_common.distributed import on_rank_zero, rank
 from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import read_json, write_json, write_text, writing
 from evaluation.tasks import GROUPS, SCORED, TASKS
@@ -91,22 +91,18 @@ class ResultStore:
         A last line that was cut off is dropped. Raises :class:`ClipsiftError` when the results there are of another
         model, rules or precision, or cannot be told to be of this one.
         """
-        error = None
-        if rank() == 0 and self.folder is not None:
-            try:
-                self._read(self.folder)
-            except ClipsiftError as problem:
-                error = str(problem)
-        self.results, error = broadcast_object((self.results, error))
-        if error:
-            raise ClipsiftError(error)
+        self.results = on_rank_zero(self._read)
 
-    def _read(self, folder: Path) -> None:
+    def _read(self) -> dict[str, Result]:
+        folder = self.folder
+        if folder is None:
+            return {}
         path = folder / RESULTS_NAME
         if path.is_file():
             self._check_identity(folder)
             self.results = {result["key"]: result for result in _read_lines(path)}
         self._write_summary(folder)
+        return self.results
 
     def _check_identity(self, folder: Path) -> None:
         summary = folder / SUMMARY_NAME

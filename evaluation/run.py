@@ -12,6 +12,7 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 
 from clipsift_common.clip import LoadedCLIP, wrap_clip
+from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.machine import Machine, make_trainer
 from evaluation.data.loader import TaskLoader
@@ -65,7 +66,7 @@ def evaluate(
     for name, word, words in (("rules", rules, get_args(Rules)), ("precision", precision, get_args(Precision))):
         if word not in words:
             raise ClipsiftError(f"{name}: {word} is not one of {', '.join(words)}")
-    chosen = _present_tasks(Path(data)) if tasks is None else select_tasks(tasks)
+    chosen = select_tasks(on_rank_zero(lambda: _present_tasks(Path(data))) if tasks is None else tasks)
     identity = {"weights": model.fingerprint, "rules": rules, "precision": precision}
     store = ResultStore(None if out is None else Path(out), identity)
     suite = DataCompSuite(model, Path(data), chosen, store, rules, precision, batch_size, workers)
@@ -109,7 +110,7 @@ def evaluate_in_place(
     return results, failures
 
 
-def _present_tasks(data: Path) -> list[Task]:
+def _present_tasks(data: Path) -> list[str]:
     if not data.is_dir():
         raise ClipsiftError(f"evaluation data: {data} does not exist")
     present = [task for task in TASKS.values() if (data / task.folder).is_dir()]
@@ -121,7 +122,7 @@ def _present_tasks(data: Path) -> list[Task]:
         logger.warning("%s has folders of only %d of %d tasks: %s", data, len(present), len(TASKS), there)
     elif absent:
         logger.warning("%s has no folders of %d of %d tasks: %s", data, len(absent), len(TASKS), ", ".join(absent))
-    return present
+    return [task.key for task in present]
 
 
 @contextmanager

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from clipsift_common.distributed import barrier, rank
+from clipsift_common.distributed import barrier, on_rank_zero, rank
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import fingerprint, read_json, write_json
 from selection.features.files import FeatureFile
@@ -38,9 +39,7 @@ def make_centroids(pool: Pool, features: str, clusters: int, out: Path, device: 
     identity = fingerprint([file.fingerprint() for file in files])
     note = {"target": "pool_centroids", "features": identity, "clusters": clusters, "seed": seed}
     place = out.with_suffix(".json")
-    if place.is_file() and read_json(place) != note:
-        raise ClipsiftError(f"target: {out} holds the centroids of another pool, number or seed; use another --out")
-    if place.is_file() and out.is_file():
+    if on_rank_zero(lambda: _is_done(out, place, note)):
         return
     gathered = PoolFeatures(files, device, no_target, out.parent)
     found, _ = gathered.candidates(_sample(files, clusters, seed), ("image",), seed)
@@ -51,6 +50,12 @@ def make_centroids(pool: Pool, features: str, clusters: int, out: Path, device: 
         write_json(place, note)
     barrier()
     gathered.close()
+
+
+def _is_done(out: Path, place: Path, note: dict[str, Any]) -> bool:
+    if place.is_file() and read_json(place) != note:
+        raise ClipsiftError(f"target: {out} holds the centroids of another pool, number or seed; use another --out")
+    return place.is_file() and out.is_file()
 
 
 def _sample(files: list[FeatureFile], clusters: int, seed: int) -> np.ndarray:

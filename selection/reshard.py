@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from clipsift_common.distributed import barrier, rank, world_size
+from clipsift_common.distributed import barrier, on_rank_zero, rank, world_size
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import array_fingerprint, atomic_path, fingerprint, read_json, write_json
 from clipsift_common.images import IMAGE_EXTENSIONS
@@ -70,7 +70,7 @@ def reshard(index: PoolIndex, subset: Subset, out: Path, shard_size: int = SHARD
         "shards": num_shards,
     }
     about |= {"pool": index.fingerprint, "subset": array_fingerprint(subset.uids), "shard_size": shard_size}
-    _claim(out, about, subset)
+    on_rank_zero(lambda: _claim(out, about, subset))
     with Progress("reshard", len(rows), "samples") as progress:
         for number in range(rank(), num_shards, world_size()):
             part = rows[number * shard_size : (number + 1) * shard_size]
@@ -92,12 +92,11 @@ def reshard(index: PoolIndex, subset: Subset, out: Path, shard_size: int = SHARD
 def _claim(out: Path, about: dict[str, Any], subset: Subset) -> None:
     """Make ``out`` the place of this export, or see that it is."""
     mark, identity = out / ".reshard.json", fingerprint(about)
-    if rank() == 0 and not mark.is_file():
+    if not mark.is_file():
         if out.is_dir() and any(out.glob("*.tar")):
             raise ClipsiftError(f"{out}: holds shards already; use another --out")
         subset.save(out / "sample_ids.npy")
         write_json(mark, {"identity": identity})
-    barrier()
     if read_json(mark)["identity"] != identity:
         raise ClipsiftError(f"{out}: holds shards of another pool, subset or size; use another --out or delete it")
 

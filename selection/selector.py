@@ -16,9 +16,17 @@ import torch
 
 from clipsift_common.clip import LoadedCLIP
 from clipsift_common.data_report import DataReport
-from clipsift_common.distributed import barrier, rank
+from clipsift_common.distributed import barrier, on_rank_zero, rank
 from clipsift_common.errors import ClipsiftError
-from clipsift_common.files import array_fingerprint, atomic_path, file_fingerprint, fingerprint, read_json, write_json
+from clipsift_common.files import (
+    array_fingerprint,
+    atomic_path,
+    file_fingerprint,
+    fingerprint,
+    read_json,
+    wait_for,
+    write_json,
+)
 from clipsift_common.machine import Machine, device_of
 from selection.features.arrays import Arrays
 from selection.features.embed import embed
@@ -89,14 +97,10 @@ class Selector:
         folder = self.out / "selection"
         recipe = self.recipe
         files, features = self._feature_files()
-        parents = {"features": features, "subsets": _subset_files(recipe)}
+        parents = {"features": features, "subsets": on_rank_zero(lambda: _subset_files(recipe))}
         how = [self.selection.per_file, self.selection.normalise]
         identity = fingerprint([recipe.as_dict(), self.seed, how, parents])
-        if (folder / "subset.json").is_file():
-            if read_json(folder / "subset.json")["identity"] != identity:
-                raise ClipsiftError(
-                    f"{folder}: holds a selection made with other settings; use another --out or delete it"
-                )
+        if on_rank_zero(lambda: _is_done(folder, identity)):
             return folder / "subset.npy"
         plan = self._plan(features)
         lost = write_scores(files, plan, folder / "scores")
@@ -114,6 +118,7 @@ class Selector:
             about |= {"recipe": recipe.as_dict(), "seed": self.seed, "parents": parents, "identity": identity}
             write_json(folder / "subset.json", about | {"fingerprint": file_fingerprint(folder / "subset.npy")})
         barrier()
+        wait_for(folder / "subset.json")
         return folder / "subset.npy"
 
     def _choose(self, files: Sequence[FeatureRows], plan: ScorePlan, folder: Path) -> dict[str, Any]:
@@ -134,8 +139,7 @@ class Selector:
                     f"pool: {self.pool.location} has no metadata/*.parquet with features "
                     f"{self.selection.features}; give a teacher instead"
                 )
-            with ThreadPoolExecutor(OPEN_FILES) as opened:
-                return files, fingerprint(list(opened.map(FeatureFile.fingerprint, files)))
+            return files, on_rank_zero(lambda: _fingerprint(files))
         self.report.merge(self.index.report)
         if self.clip is None:
             return self._listed()
@@ -187,6 +191,20 @@ class Selector:
         normalise = self.selection.normalise
         keys = column_keys(columns, features, self.seed, prints, block_rows, normalise)
         return ScorePlan(columns, keys, self.cache / "scores", self.seed, device, target, block_rows, normalise)
+
+
+def _fingerprint(files: list[FeatureFile]) -> str:
+    with ThreadPoolExecutor(OPEN_FILES) as opened:
+        return fingerprint(list(opened.map(FeatureFile.fingerprint, files)))
+
+
+def _is_done(folder: Path, identity: str) -> bool:
+    """Whether the folder holds this selection. Raises :class:`ClipsiftError` when it holds another."""
+    if not (folder / "subset.json").is_file():
+        return False
+    if read_json(folder / "subset.json")["identity"] != identity:
+        raise ClipsiftError(f"{folder}: holds a selection made with other settings; use another --out or delete it")
+    return True
 
 
 def _subset_files(recipe: ParsedRecipe) -> dict[str, Any]:

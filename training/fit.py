@@ -10,10 +10,10 @@ from typing import Any
 import lightning as L
 import torch
 
-from clipsift_common.clip import WEIGHTS_NAME, model_config
+from clipsift_common.clip import CONFIG_NAME, WEIGHTS_NAME, model_config
 from clipsift_common.distributed import on_rank_zero, world_size
 from clipsift_common.errors import ClipsiftError
-from clipsift_common.files import file_fingerprint, fingerprint, read_json, write_json
+from clipsift_common.files import file_fingerprint, fingerprint, read_json, wait_for, write_json
 from clipsift_common.machine import Machine, listed, make_lone_trainer, make_trainer
 from training.averaging import MovingAverage
 from training.checkpoints import CHECKPOINT_NAME, AtomicCheckpointIO, check_settings
@@ -98,6 +98,7 @@ def fit(
         raise stopped
     state = full_state(module.clip)
     decide(lambda: _finish(module, state, datamodule, folder, supervisor, trainer.world_size))
+    wait_for(folder / "model" / CONFIG_NAME)
     return folder / "model"
 
 

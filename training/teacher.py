@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
-from clipsift_common.clip import model_config
-from clipsift_common.distributed import barrier, rank
-from clipsift_common.files import fingerprint
+from clipsift_common.clip import CONFIG_NAME, model_config
+from clipsift_common.distributed import on_rank_zero
+from clipsift_common.files import fingerprint, wait_for
 from clipsift_common.locks import hold
 from clipsift_common.machine import Machine, num_threads
 from selection.pool.index import PoolIndex
@@ -41,26 +42,41 @@ def train_teacher(
     identity = fingerprint([model_config(teacher.model), settings, index.fingerprint, seed])
     out = cache / "teacher" / identity
     hold(out)  # several runs may share the cache
-    if rank() == 0:
-        module = CLIPModule(
-            teacher.model,
-            lr=teacher.train.lr,
-            warmup=teacher.train.warmup,
-            weight_decay=teacher.train.weight_decay,
-            seed=seed,
-        )
-        data = PoolDataModule(
-            pool=trusted,
-            out=str(out),
-            model=teacher.model,
-            samples_seen=teacher.train.samples_seen,
-            global_batch=teacher.train.global_batch,
-            workers=workers,
-            seed=seed,
-            max_loss=max_loss,
-        )
-        data.use(index, Subset(index.uids))
-        with num_threads(1):
-            fit(module, data, out, machine, alone=True, checkpoint_steps=checkpoint_steps)
-    barrier()
-    return out / "training" / "model"
+    on_rank_zero(partial(_train, teacher, index, trusted, out, seed, machine, workers, max_loss, checkpoint_steps))
+    model = out / "training" / "model"
+    wait_for(model / CONFIG_NAME)
+    return model
+
+
+def _train(
+    teacher: Teacher,
+    index: PoolIndex,
+    trusted: str,
+    out: Path,
+    seed: int,
+    machine: Machine,
+    workers: int,
+    max_loss: float,
+    checkpoint_steps: int,
+) -> None:
+    assert teacher.train is not None
+    module = CLIPModule(
+        teacher.model,
+        lr=teacher.train.lr,
+        warmup=teacher.train.warmup,
+        weight_decay=teacher.train.weight_decay,
+        seed=seed,
+    )
+    data = PoolDataModule(
+        pool=trusted,
+        out=str(out),
+        model=teacher.model,
+        samples_seen=teacher.train.samples_seen,
+        global_batch=teacher.train.global_batch,
+        workers=workers,
+        seed=seed,
+        max_loss=max_loss,
+    )
+    data.use(index, Subset(index.uids))
+    with num_threads(1):
+        fit(module, data, out, machine, alone=True, checkpoint_steps=checkpoint_steps)

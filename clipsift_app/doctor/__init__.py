@@ -19,7 +19,7 @@ from clipsift_app.doctor.step import Material, check_step, read_samples
 from clipsift_app.doctor.subsets import check_metadata, check_subsets
 from clipsift_app.parsing import parse_run
 from clipsift_app.settings import RunSettings
-from clipsift_common.distributed import barrier, rank
+from clipsift_common.distributed import alone, barrier, rank
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.progress import make_console
 from selection.pool.index import PoolIndex
@@ -55,14 +55,15 @@ def _findings(arguments: list[str], num_shards: int | None) -> Iterator[Finding]
         yield Finding("settings", "fail", str(error), "clipsift reproduce --help lists the settings")
         return
     yield Finding("settings", "ok", f"{run.name}: {len(run.selection.steps)} steps, {run.model['model']}")
-    material = None
-    # The rest reads files or starts processes: rank 0 reads before there are others to wait for.
-    if not rank_zero_only.rank:  # type: ignore[attr-defined]
-        with TemporaryDirectory(prefix="clipsift-doctor-") as scratch:
-            findings, material = _read(run, num_shards, Path(scratch))
-        yield from findings
     finding, machine = check_launch(run)
     yield finding
+    if machine is None and rank_zero_only.rank:  # type: ignore[attr-defined]
+        return  # of the processes that did not become a group, one reads
+    material = None
+    if rank() == 0:
+        with alone(), TemporaryDirectory(prefix="clipsift-doctor-") as scratch:
+            findings, material = _read(run, num_shards, Path(scratch))
+        yield from findings
     if machine is not None:
         yield from check_step(run, machine, material)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ import torch
 
 from clipsift_app.doctor.finding import Finding, Status, size
 from clipsift_app.doctor.memory import Saved, StepMemory, available, fixed_bytes, num_blocks, saved_tensors
+from clipsift_app.doctor.shared_memory import check_shared_memory
 from clipsift_app.settings import RunSettings
-from clipsift_common.distributed import broadcast_object, gather_objects, world_size
+from clipsift_common.distributed import alone, broadcast_object, gather_objects, is_distributed, world_size
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.machine import LaunchedMachine, device_of
 from clipsift_common.progress import format_duration
@@ -26,14 +26,12 @@ from selection.subset import Subset
 from training.data import PoolDataModule
 from training.fit import make_fit_trainer
 from training.loading.resize import KERNEL
-from training.loading.slots import Slots
 from training.model import CLIPModule
 
 _READ = 64  # samples that are read and decoded
 _PIECE = 8  # samples of the smaller trial step
 _MARGIN = 1.25  # allocators keep more than they are asked for
 _PATIENCE = 60.0  # seconds that a step of the whole batch may take; a longer one is worked out from smaller ones
-_SHARED = "/dev/shm"
 _WAIT = 0.05  # share of the time that may go by waiting for data
 
 Batch = dict[str, torch.Tensor]
@@ -94,6 +92,9 @@ class _Trial:
         few = min(self.share, _PIECE)
         more = min(self.share, 4 * few)
         there = min(gather_objects(available(self.device, self.local_ranks)))
+        if self._alone(more) is None:
+            text = f"a step of {more} samples ran out of memory, there are {size(there)}"
+            return [Finding("memory", "fail", text, "take a smaller model, or see what else is on the device")]
         # In one piece: checkpointing hides what each of several keeps.
         first, second = self._steps(few, accumulate=1), self._steps(more, accumulate=1)
         memory = self._memory(few, first[1], more, second[1])
@@ -106,25 +107,14 @@ class _Trial:
         if more == self.share and self.accumulate == 1:
             how = "measured"
         elif self.device.type == "cuda" or seconds <= _PATIENCE:
-            try:
-                (seconds, _), how = self._steps(self.share), "measured"
-            except torch.OutOfMemoryError:
+            if (alone_seconds := self._alone(self.share)) is None:
                 return [self._too_large(memory, f"a step of {self.share:,} samples ran out of memory", there)]
+            seconds, how = self._steps(self.share)[0] if world_size() > 1 else alone_seconds, "measured"
         used = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else need
         text = f"{size(used)} of {size(there)} for {self.share:,} samples on each device"
-        return [Finding("memory", "ok", text), *self._shared_memory(), *self._speed(seconds, how)]
-
-    def _shared_memory(self) -> list[Finding]:
-        """For the batches on their way from the workers of this machine's ranks."""
-        workers = self.data.workers
-        if not workers:
-            return []
-        batch = self.material.batch["image"][0].numel() * math.ceil(self.num_drawn / world_size())
-        need, free = self.local_ranks * Slots.count(workers) * batch, shutil.disk_usage(_SHARED).free
-        text = f"{size(need)} of {_SHARED} for batches from {workers} workers of each rank, {size(free)} free"
-        if need > free:
-            return [Finding("shared memory", "fail", text, "docker run --shm-size, or --data.workers fewer")]
-        return [Finding("shared memory", "ok", text)]
+        drawn = math.ceil(self.num_drawn / world_size())
+        shared = check_shared_memory(self.run, self.material.batch["image"][0].numel(), drawn, self.local_ranks)
+        return [Finding("memory", "ok", text), *shared, *self._speed(seconds, how)]
 
     def _memory(self, few: int, few_bytes: int, more: int, more_bytes: int) -> StepMemory:
         module = CLIPModule(**self.run.model)
@@ -144,6 +134,20 @@ class _Trial:
         found = f"{text} for {self.share:,} samples on each device, there are {size(there)}"
         return Finding("memory", "fail", found, remedy)
 
+    def _alone(self, count: int) -> float | None:
+        """Seconds of a step that each rank makes by itself, the slowest one's; None when one ran out of memory.
+
+        Before any step together: a rank that runs out of memory there leaves the others waiting.
+        """
+        seconds: float | None = None
+        try:
+            with alone():
+                seconds, _ = self._steps(count)
+        except torch.OutOfMemoryError:
+            pass
+        everyone = gather_objects(seconds)
+        return None if None in everyone else max(value for value in everyone if value is not None)
+
     def _steps(self, count: int, **changes: Any) -> tuple[float, int]:
         """Seconds of a step of ``count`` samples on each rank, the slowest one's, and bytes kept for backward.
 
@@ -153,7 +157,7 @@ class _Trial:
         options = {"gradient_clip_val": self.run.trainer.get("gradient_clip_val"), "inference_mode": False}
         with saved_tensors() as saved:
             clock = _Clock(self.device, saved)
-            trainer = make_fit_trainer(self.machine, False, [clock], options)
+            trainer = make_fit_trainer(self.machine, not is_distributed(), [clock], options)
             trainer.fit(CLIPModule(**self.run.model | changes), train_dataloaders=loader)
         return max(gather_objects(clock.seconds)), saved.bytes
 

@@ -21,7 +21,8 @@ export OMP_NUM_THREADS=1
 
 verb=$1
 shift
-srun --kill-on-bad-exit=0 clipsift "$verb" --config configs/trainer/slurm.yaml "$@" &
+# A task that is killed ends the others within a minute; those that save are not cut short by the first to end.
+srun --kill-on-bad-exit=0 --wait=60 clipsift "$verb" --config configs/trainer/slurm.yaml "$@" &
 step=$!
 cancelled=0
 trap 'cancelled=1; kill -TERM "$step"' TERM  # srun hands it to the tasks, which save

@@ -15,8 +15,8 @@ from PIL import Image
 
 from clipsift_common.clip import LoadedCLIP
 from clipsift_common.data_report import DataReport
-from clipsift_common.distributed import barrier, gather_objects, rank, world_size
-from clipsift_common.files import read_json, write_json
+from clipsift_common.distributed import barrier, gather_objects, on_rank_zero, rank, world_size
+from clipsift_common.files import read_json, wait_for, write_json
 from clipsift_common.images import ImageError, decode_image
 from clipsift_common.machine import Machine, make_trainer, num_threads
 from clipsift_common.progress import Progress
@@ -151,7 +151,7 @@ def embed(
                 trainer.predict(_Embedder(clip), loader, return_predictions=False)
     barrier()
     files = [FeatureFile(str(folder / f"{index.shards[shard].name}.parquet"), name) for shard in shards]
-    return files, _merged_report(folder, files)
+    return files, DataReport.from_dict(on_rank_zero(lambda: _merged_report(folder, files).as_dict()))
 
 
 @torch.inference_mode()
@@ -172,5 +172,6 @@ def embed_images(
 def _merged_report(folder: Path, files: list[FeatureFile]) -> DataReport:
     report = DataReport()
     for file in files:
+        wait_for(folder / f"{file.stem}.json")
         report.merge(read_json(folder / f"{file.stem}.json"))
     return report

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from clipsift_common.clip import LoadedCLIP
-from clipsift_common.distributed import barrier, rank
+from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError, first_line
-from clipsift_common.files import atomic_path, fingerprint, read_json
+from clipsift_common.files import atomic_path, fingerprint, read_json, wait_for
 from clipsift_common.images import IMAGE_EXTENSIONS, ImageError, decode_image
 from clipsift_common.progress import track
 from clipsift_common.tar_samples import TarReader
@@ -103,14 +103,20 @@ def _embedded(folder: Path, clip: LoadedCLIP | None, cache: Path, device: torch.
     """Features of the pictures in a folder; rank 0 makes them, the others read its file."""
     if clip is None:
         raise ClipsiftError(f"target: {folder} holds pictures, and without a teacher only features can be used")
+    path = Path(on_rank_zero(lambda: str(_embed_once(folder, clip, cache, device))))
+    wait_for(path)
+    return np.load(path, allow_pickle=False)
+
+
+def _embed_once(folder: Path, clip: LoadedCLIP, cache: Path, device: torch.device) -> Path:
+    """The file of the folder's features, made now unless it is there."""
     content = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.rglob("*"))]
     path = cache / "targets" / f"{fingerprint([clip.fingerprint, str(folder.resolve()), content])}.npy"
-    if rank() == 0 and not path.is_file():
+    if not path.is_file():
         features = embed_images(clip, track(pictures(folder), "embed target", unit="images"), device)
         with atomic_path(path) as temporary, open(temporary, "wb") as handle:
             np.save(handle, features, allow_pickle=False)
-    barrier()
-    return np.load(path, allow_pickle=False)
+    return path
 
 
 def pictures(folder: Path) -> Iterator[Image.Image]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
 
 from clipsift_common.clip import LoadedCLIP
-from clipsift_common.distributed import barrier, rank, world_size
+from clipsift_common.distributed import barrier, on_rank_zero, rank, world_size
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import atomic_path, read_json, write_json
 from clipsift_common.progress import track
@@ -47,13 +48,9 @@ def embed_target(name: str, data: Path, clip: LoadedCLIP, out: Path, device: tor
     files = [parts / f"{_folder_name(key)}.npy" for key in folders]
     note = {"target": name, "teacher": clip.fingerprint, "files": [file.name for file in files]}
     place = out.with_suffix(".json") if is_file else out / NOTE_NAME
-    if place.is_file() and read_json(place) != note:
-        raise ClipsiftError(f"target: {out} holds features of another teacher or target; use another --out")
-    if is_file and out.is_file():
+    on_rank_zero(lambda: _claim(out, place, note))
+    if is_file and on_rank_zero(out.is_file):
         return [out]
-    barrier()  # every rank has looked
-    if rank() == 0:
-        write_json(place, note)
     for file, (key, folder) in list(zip(files, folders.items()))[rank() :: world_size()]:
         assert folder is not None
         if not file.is_file():
@@ -69,6 +66,13 @@ def embed_target(name: str, data: Path, clip: LoadedCLIP, out: Path, device: tor
         shutil.rmtree(parts)
     barrier()
     return [out]
+
+
+def _claim(out: Path, place: Path, note: dict[str, Any]) -> None:
+    """Make ``out`` the place of these features, or see that it is."""
+    if place.is_file() and read_json(place) != note:
+        raise ClipsiftError(f"target: {out} holds features of another teacher or target; use another --out")
+    write_json(place, note)
 
 
 def write_features(path: Path, features: np.ndarray) -> None:

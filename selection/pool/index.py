@@ -6,7 +6,7 @@ import os
 import queue
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,8 +17,9 @@ from typing import IO, Any
 import numpy as np
 
 from clipsift_common.data_report import DataReport
+from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError, first_line
-from clipsift_common.files import fingerprint, read_json
+from clipsift_common.files import fingerprint, read_json, wait_for
 from selection.pool.build import FORMAT, build_index
 from selection.pool.location import Pool, Shard
 from selection.pool.remote import Stamp, is_remote, patiently, read_range, stamp
@@ -88,6 +89,8 @@ class PoolIndex:
         scanned again. Remote shards are fetched for it, into ``<cache>/shards``, which never holds more than
         ``shard_cache_gb`` gigabytes.
 
+        A collective call.
+
         Raises:
             ClipsiftError: when more than ``max_loss`` of the samples cannot be used, or none can.
         """
@@ -95,12 +98,12 @@ class PoolIndex:
             raise ClipsiftError(f"pool: {pool.location} has metadata only; this step needs its .tar shards")
         folder = Path(cache) / "index"
         shard_cache = ShardCache(Path(cache) / "shards", int(shard_cache_gb * 1e9))
-        with ThreadPoolExecutor(16) as threads:  # a request each, where shards are remote
-            stamps = list(threads.map(lambda shard: stamp(shard.url), pool.shards))
+        stamps = on_rank_zero(lambda: _stamps(pool.shards))
         identity = fingerprint([FORMAT, *([shard.url, shard.name, known] for shard, known in zip(pool.shards, stamps))])
         target = folder / identity
-        if not (target / "index.json").is_file():
+        if not on_rank_zero((target / "index.json").is_file):
             build_index(pool, stamps, folder, target, workers, shard_cache)
+        wait_for(target / "index.json", target / "rows.npy")
         index = cls(target, shard_cache)
         index.report.check(max_loss)
         if not len(index):
@@ -264,3 +267,8 @@ class PoolIndex:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["folder"], state["cache"])  # type: ignore[misc]
         self.by_ranges = state["by_ranges"]
+
+
+def _stamps(shards: Sequence[Shard]) -> list[Stamp]:
+    with ThreadPoolExecutor(16) as threads:  # a request each, where shards are remote
+        return list(threads.map(lambda shard: stamp(shard.url), shards))

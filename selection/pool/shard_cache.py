@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from typing import IO
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import fingerprint
 from selection.pool.remote import Stamp, download
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class ShardCache:
@@ -56,6 +59,9 @@ class ShardCache:
                 download(url, known, part)
                 os.replace(part.name, path)
         except OSError as error:
+            if error.errno in _NO_LOCKS:
+                text = "its file system has no locks, which processes that share it need"
+                raise ClipsiftError(f"{self.folder}: {text}; give --cache on a disk of the node") from error
             raise ClipsiftError(f"{self.folder}: cannot be written ({error.strerror or error})") from error
 
     def _path(self, url: str, known: Stamp) -> Path:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import clipsift_app.doctor.disk
-import clipsift_app.doctor.step
+from clipsift_app.doctor import shared_memory, step
 from clipsift_app.doctor.memory import StepMemory, num_blocks, saved_tensors
 from clipsift_app.doctor.shards import check_ends, read_some
 from clipsift_app.doctor.subsets import check_metadata, check_subsets
@@ -111,11 +111,40 @@ def test_too_little_shared_memory_is_found(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     usage = type("usage", (), {"free": 180_000})  # four batches of 16 pictures of 32 pixels take 196,608
-    monkeypatch.setattr(clipsift_app.doctor.step.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shared_memory.shutil, "disk_usage", lambda _: usage)
     assert doctor(folder, "--data.workers=1") == 1
     status, said = table(capsys.readouterr().out)["shared memory"]
     assert status == "fail"
     assert "--shm-size" in said
+
+
+def test_shared_memory_is_for_the_workers_of_every_stage(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usage = type("usage", (), {"free": 10 * 2**20})
+    monkeypatch.setattr(shared_memory.shutil, "disk_usage", lambda _: usage)
+    for setting in ("selection.embedding", "evaluation"):
+        # 2 batches of 1,024 pictures of 32 x 32 x 3 float32 numbers: 25 MB
+        assert doctor(folder, f"--{setting}.workers=1", f"--{setting}.batch_size=1024") == 1
+        status, said = table(capsys.readouterr().out)["shared memory"]
+        assert (status, f"--{setting}.workers" in said) == ("fail", True), said
+
+
+def test_memory_that_one_rank_lacks_is_known_to_all_before_a_step_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = object.__new__(step._Trial)
+    others: list[float | None] = [0.7]
+    monkeypatch.setattr(step, "gather_objects", lambda value: [value, *others])
+    monkeypatch.setattr(step._Trial, "_steps", lambda self, count: (0.5, 10))
+    assert trial._alone(4) == 0.7
+    others[:] = [None]  # the other one lacks it
+    assert trial._alone(4) is None
+
+    def run_out(self: step._Trial, count: int) -> tuple[float, int]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(step._Trial, "_steps", run_out)
+    others[:] = [0.7]  # this one lacks it, and says so instead of leaving the other waiting
+    assert trial._alone(4) is None
 
 
 def test_a_launch_of_another_size_is_found(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 
 from clipsift_common.data_report import DataReport
 from clipsift_common.errors import ClipsiftError, first_line
-from clipsift_common.files import atomic_path, fingerprint, read_json, write_json, writing
+from clipsift_common.files import atomic_path, fingerprint, read_json, wait_for, write_json, writing
 from clipsift_common.images import ImageError, decode_image
 from clipsift_common.progress import Progress, format_duration
 from helpers.pictures import picture
@@ -132,3 +133,12 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(small_disk: Path, write: Cal
 def test_what_a_block_could_not_read_is_not_blamed_on_what_it_writes(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "x") as temporary:
         temporary.write_bytes(Path("/nowhere/y").read_bytes())
+
+
+def test_a_file_of_another_rank_is_waited_for_but_not_for_ever(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(wait_for, tmp_path / "late", seconds=20)
+        (tmp_path / "late").write_text("")
+        assert waiting.result() is None
+    with pytest.raises(ClipsiftError, match="absent: another rank wrote it and it is not here"):
+        wait_for(tmp_path / "late", tmp_path / "absent", seconds=0.2)

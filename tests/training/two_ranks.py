@@ -19,6 +19,9 @@ from clipsift_common.errors import ClipsiftError
 from clipsift_common.launch import launch
 from clipsift_common.machine import Machine
 from helpers.training_run import FailAt, RecordingCLIP, data_options, make_online, train_golden, write_pool
+from selection.pool.index import PoolIndex
+from selection.pool.location import Pool
+from selection.subset import Subset
 from training.data import PoolDataModule
 from training.fit import fit
 from training.online import OnlineSelection
@@ -51,10 +54,12 @@ def main(workspace: Path, out: Path, golden: Path | None) -> None:
         return module.record
 
     def alone() -> dict[str, Any]:
+        data = PoolDataModule(**data_options(workspace, out / "alone"))
+        index = PoolIndex.build(Pool(data.pool), data.cache)
         if rank() != 0:
             return {}
         module = RecordingCLIP(str(workspace / "tiny.json"))
-        data = PoolDataModule(**data_options(workspace, out / "alone"))
+        data.use(index, Subset.load(str(data.subset)))
         fit(module, data, out / "alone", machine, alone=True, options=LOG_ALL)
         return module.record
 
