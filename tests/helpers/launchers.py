@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 Variables = dict[str, str]
 
@@ -154,6 +155,8 @@ def become(monkeypatch: pytest.MonkeyPatch, variables: Variables) -> None:
         monkeypatch.delenv(name)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+    # Trainers tell Lightning their rank; the tests to come are rank 0 again.
+    monkeypatch.setattr(rank_zero_only, "rank", getattr(rank_zero_only, "rank", 0), raising=False)
 
 
 @pytest.fixture
