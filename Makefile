@@ -4,7 +4,7 @@ BIN := .venv/bin
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow check format bench docs lock clean
+.PHONY: help setup demo test slow check format bench gpu docs lock clean
 
 help: ## say what each target does
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ format: setup ## put the code in order
 
 bench: setup ## run the benchmarks, each beside its alternative
 	for program in $$(grep -l __main__ benchmarks/*.py); do echo "== $$program"; $(BIN)/python $$program || exit 1; done
+
+gpu: setup ## run the acceptance program for a machine with a GPU (ARGS="--part 1" for one part)
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 docs: setup ## build the documentation into site/
 	$(BIN)/mkdocs build --strict --quiet

@@ -185,9 +185,50 @@ def product_rate(device: torch.device, precision: str) -> float:
     return 2 * size**3 / best
 
 
-def report(best: dict[str, float], flops: float, options: argparse.Namespace) -> None:
-    device = torch.device(options.device)
-    bare = product_rate(device, options.precision)
+class Comparison:
+    """Both sides, made once: :meth:`best_seconds` runs them in turns."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        quiet_libraries()
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # as open_clip's main
+        with tempfile.TemporaryDirectory() as folder:
+            name = options.model
+            if name in ARCHITECTURES:
+                path = Path(folder) / f"{name}.json"
+                path.write_text(json.dumps(ARCHITECTURES[name]))
+                name = str(path)
+            how = {"grad_checkpointing": options.grad_checkpointing, "compile": options.compile}
+            self.module = CLIPModule(name, lr=1e-4, warmup=10, **how)
+            torch.manual_seed(0)
+            self.clip = create_clip(name, output_dict=True).to(options.device)
+        self.clip.set_grad_checkpointing(options.grad_checkpointing)  # type: ignore[operator]
+        if options.compile:
+            self.clip.compile()
+        context = int(self.module.clip.context_length)
+        self.batches = make_batches(self.module, options.batch, context, pin=options.device.startswith("cuda"))
+        self.flops = step_flops(self.module, context)
+
+    def best_seconds(self) -> dict[str, float]:
+        """Seconds of each side's fastest step on average of a turn."""
+        sides: dict[str, Callable[[], float]] = {
+            "ours": lambda: ours(self.module, self.batches, self.options),
+            "open_clip": lambda: theirs(self.clip, self.batches, self.options),
+        }
+        best = dict.fromkeys(sides, float("inf"))
+        for _ in range(self.options.turns):
+            for side, run in sides.items():
+                best[side] = min(best[side], run())
+        return best
+
+    def bare_rate(self) -> float:
+        """FLOP/s of a bare product in the precision of the steps."""
+        return product_rate(torch.device(self.options.device), self.options.precision)
+
+
+def report(best: dict[str, float], comparison: Comparison) -> None:
+    options, flops = comparison.options, comparison.flops
+    device, bare = torch.device(options.device), comparison.bare_rate()
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     peak = next((value for key, value in PEAKS.items() if key in name), None) if options.precision != "fp32" else None
     print(f"model FLOP per pair {flops / 1e9:.3f} G; bare product on {name}: {bare / 1e12:.3f} TFLOP/s")
@@ -198,7 +239,8 @@ def report(best: dict[str, float], flops: float, options: argparse.Namespace) ->
     print(f"ours / open_clip: {best['open_clip'] / best['ours']:.3f} x")
 
 
-def main() -> None:
+def step_options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """What is compared, from the command line or from ``arguments``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", default="small", help="tiny, small, an open_clip name or a JSON architecture")
     parser.add_argument("--batch", type=int, default=64)
@@ -208,39 +250,17 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--grad-checkpointing", action="store_true", help="on both sides")
     parser.add_argument("--compile", action="store_true", help="on both sides")
-    options = parser.parse_args()
-    quiet_libraries()
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # as open_clip's main
-    with tempfile.TemporaryDirectory() as folder:
-        name = options.model
-        if name in ARCHITECTURES:
-            path = Path(folder) / f"{name}.json"
-            path.write_text(json.dumps(ARCHITECTURES[name]))
-            name = str(path)
-        module = CLIPModule(
-            name, lr=1e-4, warmup=10, grad_checkpointing=options.grad_checkpointing, compile=options.compile
-        )
-        torch.manual_seed(0)
-        clip = create_clip(name, output_dict=True).to(options.device)
-    clip.set_grad_checkpointing(options.grad_checkpointing)  # type: ignore[operator]
-    if options.compile:
-        clip.compile()
-    context = int(module.clip.context_length)
-    batches = make_batches(module, options.batch, context, pin=options.device.startswith("cuda"))
-    flops = step_flops(module, context)
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    options = step_options()
+    comparison = Comparison(options)
     print(describe_machine())
     print(
         f"{options.model}, batch {options.batch}, {options.precision}, {options.turns} turns of {options.steps} steps"
     )
-    sides: dict[str, Callable[[], float]] = {
-        "ours": lambda: ours(module, batches, options),
-        "open_clip": lambda: theirs(clip, batches, options),
-    }
-    best = dict.fromkeys(sides, float("inf"))
-    for _ in range(options.turns):
-        for side, run in sides.items():
-            best[side] = min(best[side], run())
-    report(best, flops, options)
+    report(comparison.best_seconds(), comparison)
 
 
 if __name__ == "__main__":

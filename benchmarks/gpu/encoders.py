@@ -1,0 +1,42 @@
+"""Part 5: pairs embedded and images evaluated per second."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.evaluation_data import make_data
+from benchmarks.gpu.pools import make_pool, random_clip
+from benchmarks.gpu.rows import Row, measured
+from clipsift_common.launch import launch
+from clipsift_common.machine import Machine
+from evaluation import evaluate
+from selection.features.embed import embed
+from selection.pool.index import PoolIndex
+from selection.pool.location import Pool
+
+
+def run(small: bool, folder: Path) -> Iterator[Row]:
+    models, samples = (("tiny",), 64) if small else (("ViT-B-32", "ViT-L-14"), 8_000)
+    machine = launch(Machine("cpu" if small else "gpu", 1))
+    pool, workers = make_pool(folder / "pool", samples), 0 if small else len(os.sched_getaffinity(0))
+    index = PoolIndex.build(Pool(str(pool)), folder / "cache", workers)
+    for model in models:
+        for precision in ("32-true", "bf16-mixed"):
+            start = time.perf_counter()
+            out = folder / f"{model}-{precision}"
+            embed(index, random_clip(model, folder), out, "x", machine, 256, workers, precision)
+            yield measured(f"{model}, {precision}: pairs embedded per second", samples / (time.perf_counter() - start))
+    images = 20 if small else 4_000
+    data = folder / "evalsets"
+    if not data.is_dir():
+        make_data(data, classes=20 if small else 1000, images=images)
+    for model in models[:1]:
+        start = time.perf_counter()
+        clip = random_clip(model, folder)
+        results = evaluate(clip, data, None, None, workers=workers, batch_size=256, machine=machine)
+        seconds = time.perf_counter() - start
+        done = sum(result["num_samples"] for result in results)
+        yield measured(f"{model}: images evaluated per second", done / seconds)
