@@ -47,6 +47,8 @@ class Subset:
         if not Path(path).is_file():
             raise ClipsiftError(f"subset: {path} does not exist")
         uids = _mapped(Path(path))
+        if not uids.dtype.isnative and uids.dtype.newbyteorder("=") == UID_DTYPE:
+            uids = uids.astype(UID_DTYPE)
         if uids.dtype != UID_DTYPE or uids.ndim != 1:
             raise ClipsiftError(f"subset: {path} holds {uids.ndim}-D {uids.dtype}, not 1-D u8,u8")
         return cls.of_sorted(uids) if is_sorted(uids) else cls(uids)
@@ -128,16 +130,24 @@ def _mapped(path: Path) -> np.ndarray:
 
 
 def _is_text(path: Path) -> bool:
-    """Whether a file begins as text does; 16 bytes of a uid are printable by chance in one of ten million."""
+    """Whether a file begins as text does, in any encoding.
+
+    Nearly all bytes are printable, or half of them with zeros between (UTF-16). Of a uid's 16 bytes so many are by
+    chance in one of a hundred thousand.
+    """
     with open(path, "rb") as handle:
         start = handle.read(4096).removeprefix(codecs.BOM_UTF8)
-    return bool(start) and all(byte in _TEXT for byte in start)
+    printable = sum(byte in _TEXT for byte in start)
+    return printable >= 0.4 * len(start) > 0 and printable + start.count(0) >= 0.9 * len(start)
 
 
 def _from_lines(path: Path) -> np.ndarray:
     """The uids of a text file, one per line; blank lines, and a first line that only says ``uid``, hold none."""
-    with open(path, encoding="utf-8-sig") as handle:
-        lines = [(number, text) for number, line in enumerate(handle, start=1) if (text := line.strip())]
+    try:
+        with open(path, encoding="utf-8-sig") as handle:
+            lines = [(number, text) for number, line in enumerate(handle, start=1) if (text := line.strip())]
+    except UnicodeDecodeError as error:
+        raise ClipsiftError(f"subset: {path} is text in another encoding than UTF-8; save it as UTF-8") from error
     if lines and lines[0][1].lower() == "uid":
         del lines[0]
     wrong = next(((number, text) for number, text in lines if not is_uid(text)), None)

@@ -29,7 +29,7 @@ def parse_uids(texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> np.ndarray:
     characters, the resharder divides the number; padding is what both mean).
 
     Raises:
-        ClipsiftError: for an empty, longer or non-hex string, naming its row.
+        ClipsiftError: for an empty, longer or non-hex string, naming its row; for a column of numbers.
     """
     if not isinstance(texts, pa.Array | pa.ChunkedArray):
         texts = _string_array(texts)
@@ -68,6 +68,12 @@ def _parse_array(array: pa.Array, first_row: int) -> np.ndarray:
 
 
 def _as_strings(array: pa.Array, first_row: int) -> pa.Array:
+    """``array`` as strings. Numbers are refused: their decimal digits, read as hex, are other samples' uids."""
+    if pa.types.is_primitive(array.type) or pa.types.is_decimal(array.type):
+        raise ClipsiftError(
+            f"uids are numbers ({array.type}), not {UID_WIDTH} hex characters; write each as text, in Python "
+            'f"{uid:032x}"'
+        )
     try:
         return array.cast(pa.string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import atomic_path, fingerprint
 from selection.features.npz import checksums, read_array
+from selection.kernels.arrays import native
 from selection.kernels.tiles import ROW_TILE, tiles
 from selection.pool.location import stem
 from selection.uids import parse_uids, uid_column
@@ -102,9 +103,14 @@ class FeatureFile:
 
     def _column(self, name: str) -> pa.ChunkedArray:
         parquet = self._parquet()
-        if name not in parquet.schema_arrow.names:
-            raise ClipsiftError(f"{self.path}: has no column {name} (it has {', '.join(parquet.schema_arrow.names)})")
-        return parquet.read([name]).column(0)
+        names = parquet.schema_arrow.names
+        if names.count(name) != 1:
+            many = "no column" if name not in names else f"{names.count(name)} columns named"
+            raise ClipsiftError(f"{self.path}: has {many} {name} (it has {', '.join(names)})")
+        try:
+            return parquet.read([name]).column(0)
+        except (OSError, pa.ArrowException) as error:
+            raise ClipsiftError(f"{self.path}: column {name} is damaged ({first_line(error)}); get it again") from error
 
     def image(self) -> np.ndarray:
         """(n, d) image features in the dtype of the file (fp16 in DataComp's)."""
@@ -116,13 +122,13 @@ class FeatureFile:
 
     def _parquet(self) -> pq.ParquetFile:
         try:
-            return pq.ParquetFile(fsspec.open(self.path, "rb").open())
-        except (OSError, pa.ArrowInvalid) as error:
+            return pq.ParquetFile(fsspec.open(self.path, "rb").open(), page_checksum_verification=True)
+        except (OSError, pa.ArrowException) as error:
             raise ClipsiftError(f"{self.path}: is no parquet file ({first_line(error)})") from error
 
     def _array(self, tower: str) -> np.ndarray:
         path, key = self._npz, f"{self.name}_{tower}"
-        values = read_array(path, key)
+        values = native(read_array(path, key))
         if values.ndim != 2 or not np.issubdtype(values.dtype, np.floating):
             raise ClipsiftError(f"{path}: {key} is {values.ndim}-D {values.dtype}, not a 2-D array of floats")
         if len(values) != self.num_rows():
@@ -182,4 +188,4 @@ def write_feature_file(
         np.savez(handle, **arrays)
     table = pa.table({"uid": uid_column(uids), "text": pa.array(captions, pa.string())})
     with atomic_path(folder / f"{stem}.parquet") as temporary:
-        pq.write_table(table, temporary)
+        pq.write_table(table, temporary, write_page_checksum=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,11 +21,22 @@ from clipsift_common.progress import track
 from clipsift_common.tar_samples import TarReader
 from selection.features.embed import embed_images
 from selection.features.files import bad_rows
+from selection.kernels.arrays import native
 from selection.pool.location import Pool
 
 TRUSTED = "trusted"  # the target's name for the shards given as --trusted
 NOTE_NAME = "target.json"  # beside a target of several sets: whose features they are, and which files belong to it
 _TORCH = (".pt", ".pth")
+_UNREADABLE = (
+    ValueError,
+    OSError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _FILES = (".npy", ".npz", *_TORCH)
 _PICTURES = tuple(f"*.{extension}" for extension in IMAGE_EXTENSIONS)
 
@@ -76,17 +89,23 @@ def load_target(
 
 def _from_file(path: Path, name: str | None) -> np.ndarray:
     try:
-        loaded = _torch_file(path) if path.suffix in _TORCH else np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise ClipsiftError(f"target: {path} cannot be read ({first_line(error)})") from error
-    if not isinstance(loaded, np.ndarray):
-        key = f"{name}_img" if f"{name}_img" in loaded.files else loaded.files[0]
-        if key != f"{name}_img" and len(loaded.files) > 1:
-            raise ClipsiftError(f"target: {path} has no array {name}_img (it has {', '.join(loaded.files)})")
-        loaded = loaded[key]
+        loaded = _torch_file(path) if path.suffix in _TORCH else _numpy_file(path, name)
+    except _UNREADABLE as error:
+        raise ClipsiftError(f"target: {path} cannot be read ({first_line(error)}); make or fetch it again") from error
     if loaded.ndim != 2 or not np.issubdtype(loaded.dtype, np.floating):
         raise ClipsiftError(f"target: {path} is {loaded.ndim}-D {loaded.dtype}, not (images, features) of floats")
-    return loaded
+    return native(loaded)
+
+
+def _numpy_file(path: Path, name: str | None) -> np.ndarray:
+    loaded = np.load(path, allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    with loaded:
+        key = f"{name}_img" if f"{name}_img" in loaded.files or not loaded.files else loaded.files[0]
+        if key != f"{name}_img" and len(loaded.files) > 1:
+            raise ClipsiftError(f"target: {path} has no array {name}_img (it has {', '.join(loaded.files)})")
+        return loaded[key]
 
 
 def _torch_file(path: Path) -> np.ndarray:

@@ -72,13 +72,14 @@ def _clusters(features: Tensor, clusters: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _closest_earlier(features: Tensor) -> Tensor:
-    """(m,) largest inner product of each row with a row before it, at least 0."""
-    closest = features.new_zeros(len(features))
+    """(m,) largest inner product of each row with a row before it; minus infinity where none is."""
+    closest = features.new_full((len(features),), -torch.inf)
     for rows in tiles(len(features), ROW_TILE):
         for earlier in tiles(rows.stop, ROW_TILE):
             products = features[earlier] @ features[rows].T
             if earlier.stop > rows.start:  # row i of the tile is before its column j when i + start < j + start
-                products = products.triu(1 + earlier.start - rows.start)
+                later = torch.ones_like(products, dtype=torch.bool).tril(earlier.start - rows.start)
+                products.masked_fill_(later, -torch.inf)
             closest[rows] = torch.maximum(closest[rows], products.amax(0))
     return closest
 

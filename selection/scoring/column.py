@@ -33,8 +33,8 @@ class Column:
         score, name = values["score"], values.get("name", values["score"])
         if score not in SCORES and score not in COMBINATIONS:
             raise ClipsiftError(f"{where}: no score is named {score!r} (there are {', '.join(_scores())})")
-        if not isinstance(name, str) or not name:
-            raise ClipsiftError(f"{where}: name is a word, got {name!r}")
+        if not isinstance(name, str) or not name or name == "uid":
+            raise ClipsiftError(f"{where}: name is a word other than uid, got {name!r}")
         options = {key: value for key, value in values.items() if key not in ("score", "name", "of")}
         of = values.get("of", [])
         if score in SCORES and of:

@@ -29,7 +29,8 @@ def write_score_file(
     about = {_PARENT: parent.encode(), _LOST_ROWS: json.dumps(lost).encode()}
     table = pa.table(arrays).replace_schema_metadata(about)
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, use_dictionary=False)  # hardly a value occurs twice
+        # hardly a value occurs twice
+        pq.write_table(table, temporary, use_dictionary=False, write_page_checksum=True)
 
 
 def lost_rows_of(path: Path, parent: str) -> LostRows | None:
@@ -91,7 +92,8 @@ class ScoreFile:
     def read(self, name: str) -> pa.ChunkedArray:
         """A column as it is in the file, all rows."""
         try:
-            return pq.ParquetFile(self.path).read([name]).column(name)
+            with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
+                return file.read([name]).column(name)
         except (pa.ArrowException, OSError, KeyError) as error:
             raise self._damaged(error) from error
 

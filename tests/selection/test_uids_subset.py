@@ -160,3 +160,39 @@ def test_a_text_file_with_a_line_that_is_no_uid_is_refused_by_line(tmp_path: Pat
     (tmp_path / "uids.txt").write_text(f"{'a' * 32}\n\n{line}\n")
     with pytest.raises(ClipsiftError, match=r"uids.txt line 3: .* is no uid"):
         Subset.load(tmp_path / "uids.txt")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "latin-1"])
+@pytest.mark.parametrize("count", [1, 15, 16, 32])
+def test_text_in_another_encoding_is_not_read_as_bytes_either(tmp_path: Path, encoding: str, count: int) -> None:
+    """Blanks fill the files up to a size that raw uids could have."""
+    text = "".join(f"{number:032x}\n" for number in range(1, count + 1)) + "\u00e9"
+    content = text.encode(encoding)
+    fill = " ".encode(encoding.replace("16", "16-le").replace("le-le", "le"))
+    (tmp_path / "uids.txt").write_bytes(content + fill * (-len(content) % 16 // len(fill)))
+    with pytest.raises(ClipsiftError, match=r"uids.txt"):
+        Subset.load(tmp_path / "uids.txt")
+
+
+def test_raw_uids_of_any_kind_are_read_as_bytes(tmp_path: Path) -> None:
+    hashes = [int(derive_uid("a", str(number)), 16) for number in range(100)]
+    for numbers in (hashes, [7], list(range(0x40, 0x7F)), [2**127 + number for number in range(9)]):
+        subset_of(numbers).uids.tofile(tmp_path / "raw.bin")
+        assert numbers_in(Subset.load(tmp_path / "raw.bin")) == sorted(numbers)
+
+
+def test_subset_files_of_the_other_byte_order_are_converted(tmp_path: Path) -> None:
+    subset = subset_of([5, 2**64 + 1, 2**100])
+    np.save(tmp_path / "big.npy", subset.uids.astype(UID_DTYPE.newbyteorder(">")))
+    assert numbers_in(Subset.load(tmp_path / "big.npy")) == [5, 2**64 + 1, 2**100]
+
+
+def test_a_subset_file_that_is_cut_off_empty_or_pickled_is_named(tmp_path: Path) -> None:
+    subset_of(list(range(1000))).save(tmp_path / "whole.npy")
+    whole = (tmp_path / "whole.npy").read_bytes()
+    np.save(tmp_path / "pickled.npy", np.array([{}], dtype=object), allow_pickle=True)
+    for name, content in (("empty", b""), ("short", whole[:-5]), ("header", whole[:40])):
+        (tmp_path / f"{name}.npy").write_bytes(content)
+    for name in ("empty", "short", "header", "pickled"):
+        with pytest.raises(ClipsiftError, match=rf"{name}\.npy is no \.npy file of uids"):
+            Subset.load(tmp_path / f"{name}.npy")

@@ -37,7 +37,7 @@ def plain(features: Tensor, centroids: Tensor, epsilon: float, keep: str) -> lis
 @given(
     num=st.integers(1, 40),
     num_clusters=st.integers(1, 6),
-    epsilon=st.sampled_from([0.01, 0.3, 0.9]),
+    epsilon=st.sampled_from([0.01, 0.3, 0.9, 1.1, 1.7, 2.0]),
     keep=st.sampled_from(["hard", "easy"]),
     seed=st.integers(0, 50),
 )
@@ -46,6 +46,17 @@ def test_equals_the_definition(num: int, num_clusters: int, epsilon: float, keep
     features = torch.nn.functional.normalize(torch.randn(num, 5, generator=generator) + 0.5, dim=1)
     centroids = torch.randn(num_clusters, 5, generator=generator)
     assert semdedup(features, centroids, epsilon, keep).tolist() == plain(features, centroids, epsilon, keep)
+
+
+@pytest.mark.parametrize("epsilon", [1.2, 2.0])
+def test_the_first_of_every_cluster_stays_however_large_epsilon_is(epsilon: float) -> None:
+    """And so does a row that points away from all before it."""
+    features = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.8, -0.6], [-1.0, 0.0]])
+    centroids = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    for keep, kept in (("hard", [False, True, False, True]), ("easy", [True, False, False, True])):
+        assert semdedup(features, centroids, epsilon, keep).tolist() == kept
+    opposite = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    assert semdedup(opposite, torch.tensor([[0.0, 1.0]]), epsilon).tolist() == [True, True]
 
 
 def test_labels_stand_for_the_means_of_their_clusters() -> None:
