@@ -49,7 +49,7 @@ def run_grid(arguments: list[str]) -> Path:
     """``reproduce --recipes FILE ... --seeds N ... --out DIR``: a run in ``DIR/RECIPE/seedN`` for each, then one page.
 
     The settings are those of the other arguments, and the recipe's where it has any, but for what the command line
-    says. ``DIR/cache`` is shared: index, features, teachers, scores. Started again, it goes on with what is not
+    says. ``DIR/cache`` is shared: index, features, teachers, scores. Started again, it resumes with what is not
     complete. Returns the page that compares them.
 
     Raises:

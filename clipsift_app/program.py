@@ -46,7 +46,7 @@ def _expected(error: Exception) -> str | None:
     """One line for what a machine does to a program, None for a bug of ours."""
     text = str(error)
     if isinstance(error, OSError) and error.errno in _FULL:
-        return f"{error.filename or 'a file'}: cannot be written ({error.strerror}); the same command goes on"
+        return f"{error.filename or 'a file'}: cannot be written ({error.strerror}); the same command resumes"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _NO_MEMORY in text:
         return f"out of memory ({first_line(error)}); clipsift doctor says what fits"
     if isinstance(error, RuntimeError) and any(words in text for words in _PEER_GONE):

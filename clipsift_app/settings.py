@@ -60,5 +60,5 @@ class RunSettings:
     resolved: str  # the YAML of all of this
 
     def save(self) -> None:
-        """Write ``config.yaml`` into the run directory: running it again reproduces or continues the run."""
+        """Write ``config.yaml`` into the run directory: running it again resumes or repeats the run."""
         write_text(self.out / "config.yaml", self.resolved)

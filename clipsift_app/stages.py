@@ -149,7 +149,7 @@ def open_index(pool: str | None, cache: Path | None) -> PoolIndex | None:
 
 
 def reproduce(run: RunSettings) -> Path:
-    """Select, train, evaluate, report: what is complete is skipped, what is not goes on. The report's page."""
+    """Select, train, evaluate, report: skips what is complete, resumes what is not. The report's page."""
     model = run_fit(run)
     assert run.eval is not None
     clip = load_clip(str(model), None)

@@ -52,7 +52,7 @@ class Validate(L.Callback):
     """Evaluates the model on ``tasks`` after every so many steps, on all ranks, and leaves the training as it was.
 
     Rows go to ``path`` (step, task, metric, score) and to the Trainer's loggers as ``validation/<task>``. A resumed run
-    goes on after the row of its checkpoint. A task that fails is warned of; the training goes on.
+    resumes after the row of its checkpoint. A task that fails gives a warning, and training goes on.
 
     Args:
         tasks: tasks with a main metric.

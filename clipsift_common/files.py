@@ -54,7 +54,7 @@ def writing(path: str | Path) -> Iterator[None]:
         if not _is_of_writing(error, Path(path)):
             raise
         reason = getattr(error, "strerror", None) or first_line(error)
-        raise ClipsiftError(f"{path}: cannot be written ({reason}); mend that, the same command goes on") from error
+        raise ClipsiftError(f"{path}: cannot be written ({reason}); mend that, the same command resumes") from error
 
 
 def _is_of_writing(error: Exception, path: Path) -> bool:

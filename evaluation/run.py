@@ -40,7 +40,7 @@ def evaluate(
     preprocess: Callable[[Any], torch.Tensor] | None = None,
     tokenizer: Callable[[list[str]], torch.Tensor] | None = None,
 ) -> list[Result]:
-    """Evaluate a CLIP on DataComp's tasks, going on where an earlier call with the same ``out`` stopped.
+    """Evaluate a CLIP on DataComp's tasks, resuming where an earlier call with the same ``out`` stopped.
 
     Args:
         model: what to evaluate: a loaded CLIP, or a model object with ``tokenizer`` and, unless it is open_clip's,

@@ -1,4 +1,4 @@
-"""Pool -> features -> score columns -> subset: one function, over all ranks, going on where it was stopped."""
+"""Pool -> features -> score columns -> subset: one function, over all ranks, that resumes."""
 
 from __future__ import annotations
 

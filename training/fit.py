@@ -1,4 +1,4 @@
-"""Start a training, go on with it, or find it done: always the same call."""
+"""Start a training, resume it, or find it done: always the same call."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def run_settings(module: CLIPModule, datamodule: PoolDataModule) -> dict[str, An
 
 
 def _checkpoint(folder: Path, settings: dict[str, Any]) -> str | None:
-    """The checkpoint to go on from, if there is one, of these settings."""
+    """The checkpoint to resume from, if there is one, of these settings."""
     path = folder / CHECKPOINT_NAME
     if not path.is_file():
         return None

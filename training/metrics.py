@@ -30,7 +30,7 @@ class Metrics(L.Callback):
 
     ``loss`` is the global batch's, ``learning_rate`` the one the step was made with, ``logit_scale`` exp'd, after the
     step; ``samples_per_second`` and ``data_wait`` (share of the time in which the ranks waited for data, 0-1) are means
-    since the row before, ``lost`` the samples lost since the start. A resumed run goes on after the row of its
+    since the row before, ``lost`` the samples lost since the start. A resumed run continues after the row of its
     checkpoint. The rows also go to the Trainer's loggers, if it has any.
 
     Args:

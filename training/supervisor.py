@@ -28,14 +28,14 @@ _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Interrupted(SystemExit):
-    """Training was told to stop, has saved, and the same command goes on; ends the program with exit status 75."""
+    """Training was told to stop, has saved, and the same command resumes; ends the program with exit status 75."""
 
     def __init__(self, step: int, total_steps: int) -> None:
         super().__init__(REQUEUE_EXIT_CODE)
         self.step, self.total_steps = step, total_steps
 
     def __str__(self) -> str:
-        return f"stopped by a signal after step {self.step} of {self.total_steps}; the same command goes on from there"
+        return f"stopped by a signal after step {self.step} of {self.total_steps}; the same command resumes there"
 
 
 class Supervisor(L.Callback):

@@ -26,7 +26,7 @@ MEGABYTE = 10**6
 
 
 def download(tasks: Sequence[str] | None, folder: str | Path, endpoint: str | None = None, threads: int = 8) -> None:
-    """Fetch tasks into ``folder``, going on where an earlier call stopped; what is there already is not fetched.
+    """Fetch tasks into ``folder``, resuming where an earlier call stopped; what is there already is not fetched.
 
     Files that another program has fetched are compared with the hub's digests and kept. Each task's folder gets a
     ``manifest.json`` (sizes and SHA-256) when it is complete; a folder with one is not asked about again.
@@ -50,7 +50,7 @@ def download(tasks: Sequence[str] | None, folder: str | Path, endpoint: str | No
         raise ClipsiftError(f"evaluation sets: {error.filename or folder}: {error.strerror}") from error
     if failures:
         raise ClipsiftError(
-            f"evaluation sets: {len(failures)} missing in {folder}: {'; '.join(failures)}; start again to go on"
+            f"evaluation sets: {len(failures)} missing in {folder}: {'; '.join(failures)}; start again to resume"
         )
 
 

@@ -128,7 +128,7 @@ def fetch(
 ) -> str:
     """Put a file at ``path``, whole and compared with the hub's digest; its SHA-256.
 
-    What has arrived is kept in a hidden ``.part`` beside it, from where the next call goes on.
+    What has arrived is kept in a hidden ``.part`` beside it, from where the next call resumes.
 
     Args:
         advance: told the number of bytes that are there in addition; what it raises ends the transfer.

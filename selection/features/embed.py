@@ -127,7 +127,7 @@ def embed(
     workers: int = 0,
     precision: str = "32-true",
 ) -> tuple[list[FeatureFile], DataReport]:
-    """Write the features of every pair of the pool into ``folder``; go on where an earlier call stopped.
+    """Write the features of every pair of the pool into ``folder``; resume where an earlier call stopped.
 
     Args:
         name: prefix of the npz arrays (``l14`` makes ``l14_img`` and ``l14_txt``).

@@ -85,7 +85,7 @@ class PoolIndex:
         """Index ``pool`` under ``cache``, or open the index that is there.
 
         Shards are scanned in parallel (over ranks, and ``workers`` processes in each); each finished shard is kept,
-        so an interrupted build goes on where it was. A shard whose size or time of change is not the recorded one is
+        so an interrupted build resumes. A shard whose size or time of change is not the recorded one is
         scanned again. Remote shards are fetched for it, into ``<cache>/shards``, which never holds more than
         ``shard_cache_gb`` gigabytes.
 

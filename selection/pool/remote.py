@@ -1,6 +1,6 @@
 """Shards that lie elsewhere: behind a server, in an object store, at the end of a command. Whole, or a clear end.
 
-Every transfer is compared with the length that the source states, goes on where it broke off, and is tried again a
+Every transfer is compared with the length that the source states, resumes where it broke off, and is tried again a
 bounded number of times with growing pauses.
 """
 

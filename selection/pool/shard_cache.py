@@ -22,7 +22,7 @@ class ShardCache:
 
     A shard is fetched by one process while the others that want it wait; it appears under its name when it is whole.
     When room is needed, those that were not used for longest go. A transfer that was interrupted, even by the end of
-    the program, goes on where it stopped.
+    the program, resumes where it stopped.
     """
 
     def __init__(self, folder: str | Path, limit: int) -> None:
