@@ -12,6 +12,7 @@ from clipsift_common.clip import load_clip
 from clipsift_common.distributed import barrier, rank
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.launch import launch
+from clipsift_common.locks import hold
 from clipsift_common.machine import Machine, device_of
 from clipsift_common.progress import say
 from evaluation.class_prompts import class_prompt_features
@@ -51,17 +52,24 @@ def run(arguments: list[str]) -> None:
     out = Path(settings.out)
     if settings.name == CENTROIDS:
         pool = Pool(str(settings.pool))
-        device = device_of(launch(settings.trainer))
+        device = _start(settings, out)
         make_centroids(pool, str(settings.features), settings.clusters, out, device, settings.seed)
         return say(f"target: {settings.clusters:,} centroids in {out}")
     clip = load_clip(str(settings.model), settings.pretrained)
-    device = device_of(launch(settings.trainer))
+    device = _start(settings, out)
     if settings.name in target_sets():
         files = embed_target(settings.name, Path(str(settings.data)), clip, out, device)
         return say(f"target: {len(files)} file{'s' if len(files) > 1 else ''} of {settings.name} in {out}")
     features = class_prompt_features(settings.name.removesuffix(PROMPTS), clip, device)
     _write(out, features)
     say(f"target: the prompts of {len(features):,} classes in {out}")
+
+
+def _start(settings: TargetSettings, out: Path) -> torch.device:
+    """Start the processes and keep the folder to them; this one's device."""
+    machine = launch(settings.trainer)
+    hold(out.parent if out.suffix == ".npy" else out)
+    return device_of(machine)
 
 
 def check_settings(settings: TargetSettings) -> None:

@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
 from helpers import program
-from helpers.launchers import open_mpi
+from helpers.launchers import Variables, open_mpi, pytorchjob
 from helpers.ranks import TESTS, free_port
 from helpers.workspace import write_workspace
 
@@ -31,15 +32,17 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(workspace: Path, out: Path, *arguments: str) -> list[subprocess.Popen[str]]:
-    """Two ranks of a long training."""
+def start(
+    workspace: Path, out: Path, *arguments: str, launcher: Callable[[int, int], Variables] = open_mpi
+) -> list[subprocess.Popen[str]]:
+    """Two ranks of a long training, with what ``launcher`` leaves in their environment."""
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     path = {"PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
     command = [sys.executable, str(program.REPOSITORY / "clipsift.py"), "fit", f"--config={workspace / 'config.yaml'}"]
     return [
         subprocess.Popen(
             [*command, f"--out={out}", *arguments],
-            env=program.environment() | meeting | path | open_mpi(rank, 2),
+            env=program.environment() | path | launcher(rank, 2) | meeting,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -71,6 +74,9 @@ def test_a_rank_is_killed(workspace: Path, killed: int) -> None:
     while not (metrics.is_file() and len(metrics.read_text().splitlines()) > 3) and time.monotonic() < give_up:
         assert all(rank.poll() is None for rank in ranks), wait(ranks, 60)
         time.sleep(0.2)
+    command = ["fit", f"--config={workspace / 'config.yaml'}", f"--out={out}"]
+    second = program.run(command)
+    assert (second.returncode, is_one_line(second.stderr, f"{out}: another start is at work in it")) == (1, True)
     ranks[killed].send_signal(signal.SIGKILL)
     said = wait(ranks, 60)
     assert ranks[1 - killed].returncode == 1
@@ -88,7 +94,7 @@ def test_a_rank_fails(workspace: Path, rank: int, how: str, words: str) -> None:
     config = workspace / f"{how}.yaml"
     callback = {"class_path": "helpers.failures.Fails", "init_args": {"rank": rank, "how": how}}
     config.write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
-    ranks = start(workspace, workspace / how, f"--config={config}")
+    ranks = start(workspace, workspace / how, f"--config={config}", launcher=pytorchjob)
     said = wait(ranks, 200)
     assert [process.returncode for process in ranks] == [1, 1], said
     assert is_one_line(said[rank], words), said

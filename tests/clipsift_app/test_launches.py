@@ -18,7 +18,7 @@ import yaml
 from clipsift_common.files import read_json
 from helpers import program
 from helpers.launchers import sbatch
-from helpers.ranks import free_port
+from helpers.ranks import TESTS, free_port
 from helpers.workspace import write_workspace
 
 pytestmark = pytest.mark.slow
@@ -132,6 +132,20 @@ def test_the_sbatch_script_requeues_and_the_run_goes_on(workspace: Path, one: li
             program.kill(job)
     assert job.returncode == 75, text
     assert calls.read_text() == "requeue 4242\n"
+
+
+def test_torchrun_starts_a_group_again_and_the_run_goes_on(
+    workspace: Path, one: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS.parent), str(TESTS)]))
+    callback = {"class_path": "helpers.failures.Fails", "init_args": {"rank": 1, "how": "first", "step": 4}}
+    (workspace / "again.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
+    arguments = ["fit", f"--config={workspace / 'config.yaml'}", f"--config={workspace / 'again.yaml'}"]
+    arguments += [f"--out={workspace / 'again'}", "--checkpoint.steps=2"]
+    launcher = [*program.torchrun(2), "--max-restarts=1"]
+    result = program.run(arguments, launcher)
+    assert result.returncode == 0, result.stderr
+    assert losses(workspace / "again") == pytest.approx(one, abs=1e-5)
 
 
 def wait_for(job: subprocess.Popen[str], condition: Callable[[], bool]) -> None:

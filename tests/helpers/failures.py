@@ -13,7 +13,8 @@ from training import metrics
 
 
 class Fails(L.Callback):
-    """At step ``step`` one rank runs ``out of memory``, or its disk is ``full`` for the metrics."""
+    """At step ``step`` one rank runs ``out of memory``, its disk is ``full`` for the metrics, or it crashes the
+    ``first`` time that torchrun starts it."""
 
     def __init__(self, rank: int, how: str, step: int = 4) -> None:
         self.rank, self.how, self.step = rank, how, step
@@ -25,6 +26,9 @@ class Fails(L.Callback):
             return
         if self.how == "out of memory":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation")
+        if self.how == "first":
+            assert os.environ["TORCHELASTIC_RESTART_COUNT"] != "0"
+            return
         metrics.open = _full  # type: ignore[attr-defined]
 
 
