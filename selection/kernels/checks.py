@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from selection.kernels.tiles import ROW_TILE, tiles
+from selection.kernels.tiles import linear_tiles
 
 
 def check_features(features: Tensor, name: str = "features") -> Tensor:
@@ -19,8 +19,10 @@ def check_features(features: Tensor, name: str = "features") -> Tensor:
         raise ValueError(f"{name}: expected a 2-D floating-point tensor, got {features.dtype} {tuple(features.shape)}")
     # Into one tensor: a list of small results between the float32 tiles keeps malloc from using their memory again.
     norms = torch.empty(len(features), device=features.device)
-    for rows in tiles(len(features), ROW_TILE):
+    for rows in linear_tiles(len(features), features.device):
         norms[rows] = torch.linalg.vector_norm(features[rows].float(), dim=1)
+    if math.isfinite(norms.sum().item()):  # one look; what follows would be six more on a GPU
+        return norms
     bad = torch.isfinite(norms).logical_not_().nonzero()
     if len(bad):
         raise ValueError(f"{name}: row {int(bad[0])} has NaN or infinite values ({len(bad)} such rows)")

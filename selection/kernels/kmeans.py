@@ -8,10 +8,10 @@ from torch import Tensor
 
 from selection.kernels.checks import check_features
 from selection.kernels.moments import group_means
-from selection.kernels.tiles import fill_rows, tiles
+from selection.kernels.products import whole_row_tiles
+from selection.kernels.tiles import fill_rows
 
 SAMPLES_PER_CENTROID = 256  # more rows move a centroid little
-_TILE_NUMBERS = 1 << 22  # of a tile of products: 16 MiB
 
 
 def kmeans(features: Tensor, num_centroids: int, seed: int = 0, iterations: int = 20) -> Tensor:
@@ -63,7 +63,7 @@ def _assign(features: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     """(n,) nearest centroids and (n,) squared distances to them, less each row's own square."""
     centroids = centroids.float()
     squares = centroids.square().sum(1)
-    parts = tiles(len(features), max(1, min(1024, _TILE_NUMBERS // len(centroids))))
+    parts = whole_row_tiles(len(features), len(centroids), features.device)
     indices = torch.empty(len(features), dtype=torch.int64, device=features.device)
 
     def strip(rows: slice) -> Tensor:

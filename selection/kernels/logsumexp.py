@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from selection.kernels.arrays import on_arrays
 from selection.kernels.checks import check_pair, check_same_width, check_temperature
-from selection.kernels.tiles import fill_rows, product_sums, product_tiles, row_tiles
+from selection.kernels.products import HALVES, product_sums, product_tiles, row_tiles
+from selection.kernels.tiles import fill_rows
 
 # One exponential per element serves the row and the column sum, because both are taken against the same fixed offset:
 # the largest logit that the norms allow becomes HEADROOM, so that nothing overflows. A sum that ends below
@@ -37,10 +39,39 @@ def contrastive_normaliser(image: Tensor, text: Tensor, temperature: float) -> t
         ValueError: shapes differ, the temperature is not positive, or a row is not finite.
     """
     check_temperature(temperature)
-    image_norms, text_norms = check_pair(image, text)
-    if len(image) == 0:
-        return image_norms, text_norms
-    return _both_lse(image, text, temperature, (image_norms.max() * text_norms.max()).item())
+    return Pairs.prepare(image, text).normaliser(slice(None), temperature)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Features of n samples that are compared batch by batch: checked, measured and, on a GPU, halved but once.
+
+    ``largest`` is the largest product of an image's and a text's norm. It is looked at on a GPU alone, where a batch's
+    own would have to be waited for; on the CPU, where nothing is, that one fits the batch better.
+    """
+
+    image: Tensor
+    text: Tensor
+    norms: tuple[Tensor, Tensor]
+    largest: float
+
+    @classmethod
+    def prepare(cls, image: Tensor, text: Tensor) -> Pairs:
+        """Raises ValueError if the shapes, (n, d), differ or a row is not finite."""
+        norms = check_pair(image, text)
+        return cls(*lossless_halves(image, text), norms, _largest_product(*norms))
+
+    def normaliser(self, batch: Tensor | slice, temperature: float) -> tuple[Tensor, Tensor]:
+        """:func:`contrastive_normaliser` over the samples of ``batch``, indices on the features' device."""
+        image, text = self.image[batch], self.text[batch]
+        if len(image) == 0:
+            return self.norms[0][batch], self.norms[1][batch]
+        largest = self.largest if image.is_cuda else _largest_product(*(norm[batch] for norm in self.norms))
+        return _both_lse(image, text, temperature, largest)
+
+
+def _largest_product(a_norms: Tensor, b_norms: Tensor) -> float:
+    return (a_norms.max() * b_norms.max()).item() if len(a_norms) else 0.0
 
 
 def bank_normaliser(
@@ -59,8 +90,8 @@ def bank_normaliser(
     if len(image) == 0:
         return norms[0], norms[1]
     largest = [norm.max().item() for norm in norms]
-    image_lse, _ = _both_lse(image, bank_text, temperature, largest[0] * largest[3])
-    text_lse, _ = _both_lse(text, bank_image, temperature, largest[1] * largest[2])
+    image_lse, _ = _both_lse(*lossless_halves(image, bank_text), temperature, largest[0] * largest[3])
+    text_lse, _ = _both_lse(*lossless_halves(text, bank_image), temperature, largest[1] * largest[2])
     return image_lse, text_lse
 
 
@@ -68,22 +99,23 @@ def _both_lse(a: Tensor, b: Tensor, temperature: float, largest_product: float) 
     """Row (n,) and column (m,) log-sum-exp of ``a @ b.T / temperature``."""
     offset = min(0.0, HEADROOM - largest_product / temperature)
     row_sums, column_sums = _exp_sums(a, b, 1 / temperature, offset)
-    row_lse, column_lse = row_sums.log() - offset, column_sums.log() - offset
-    for lse, sums, queries, keys in ((row_lse, row_sums, a, b), (column_lse, column_sums, b, a)):
-        low = (sums < math.exp(-HEADROOM)).nonzero().squeeze(1)
-        if len(low):
-            lse[low] = _row_lse(queries[low], keys, temperature)
+    sums = torch.cat([row_sums, column_sums])
+    row_lse, column_lse = (sums.log() - offset).split([len(a), len(b)])
+    lowest = math.exp(-HEADROOM)
+    if sums.min().item() < lowest:  # all that a GPU is waited for
+        for lse, part, queries, keys in ((row_lse, row_sums, a, b), (column_lse, column_sums, b, a)):
+            low = (part < lowest).nonzero().squeeze(1)
+            if len(low):
+                lse[low] = _row_lse(queries[low], keys, temperature)
     return row_lse, column_lse
 
 
 def _exp_sums(a: Tensor, b: Tensor, scale: float, offset: float) -> tuple[Tensor, Tensor]:
     """Row and column sums of ``exp(scale * a @ b.T + offset)``, by the fused kernel where it applies."""
-    if a.is_cuda and triton_available():
-        halves = lossless_half(a, b)
-        if halves is not None:
-            from selection.kernels.logsumexp_triton import exp_sums  # here: needs Triton
+    if a.is_cuda and a.dtype == b.dtype and a.dtype in HALVES and triton_available():
+        from selection.kernels.logsumexp_triton import exp_sums  # here: needs Triton
 
-            return exp_sums(*halves, scale, offset)
+        return exp_sums(a, b, scale, offset)
     return product_sums(a, b, lambda logits: logits.add_(offset).exp_(), scale)
 
 
@@ -93,14 +125,12 @@ def triton_available() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def lossless_half(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor] | None:
-    """``a`` and ``b`` in the same 16-bit dtype if that loses nothing, as for DataComp's features, which are fp16."""
-    if a.dtype == b.dtype == torch.bfloat16:
+def lossless_halves(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """``a`` and ``b`` in fp16 if they are on a GPU and lose nothing by it, as DataComp's features; else as they are."""
+    if not a.is_cuda or (a.dtype == b.dtype and a.dtype in HALVES):
         return a, b
-    a_half, b_half = a.half(), b.half()
-    if torch.equal(a_half.to(a.dtype), a) and torch.equal(b_half.to(b.dtype), b):
-        return a_half, b_half
-    return None
+    halves = a.half(), b.half()
+    return halves if all(torch.equal(half.to(whole.dtype), whole) for half, whole in zip(halves, (a, b))) else (a, b)
 
 
 def _row_lse(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:

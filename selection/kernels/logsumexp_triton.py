@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-STRIP_ROWS = 16_384  # rows per launch: partial column sums take STRIP_ROWS / rows of a tile float32 per column
+STRIP_ROWS = 32_768  # rows per launch: partial column sums take STRIP_ROWS / rows of a tile float32 per column
 GROUP = 16  # row blocks that go through the columns together, so that tiles of both operands stay in the L2 cache
 
 
@@ -98,8 +98,8 @@ def exp_sums(a: Tensor, b: Tensor, scale: float, offset: float, tile: Tile | Non
             A d that is no multiple of 64 is padded with zeros, which costs a copy.
         tile: default: what :func:`choose_tile` takes for the GPU.
 
-    Beside the result it holds partial sums: (m / tile columns) x 16,384 by row and (16,384 / tile rows) x m by column,
-    33 MiB in all for m = 32,768 and tiles of 128 x 128.
+    Beside the result it holds partial sums: (m / tile columns) x 32,768 by row and (32,768 / tile rows) x m by column,
+    64 MiB in all for m = 32,768 and tiles of 128 x 128.
     """
     if a.dtype != b.dtype or a.dtype not in (torch.float16, torch.bfloat16):
         raise ValueError(f"expected two tensors of fp16 or of bf16, got {a.dtype} and {b.dtype}")
@@ -107,12 +107,14 @@ def exp_sums(a: Tensor, b: Tensor, scale: float, offset: float, tile: Tile | Non
         raise ValueError(f"the two tensors are on {a.device} and {b.device}")
     tile = tile or choose_tile(torch.cuda.get_device_capability(a.device)[0] if a.is_cuda else 0)
     a, b = (_padded(part, tile.depth) for part in (a, b))
-    row_sums, column_sums = [], torch.zeros(len(b), device=a.device)
+    row_sums, column_sums = [], None
     with torch.cuda.device(a.device) if a.is_cuda else nullcontext():  # Triton launches on the current device
         for strip in a.split(STRIP_ROWS):
             by_row, by_column = _launch(strip, b, scale, offset, tile)
             row_sums.append(by_row.sum(0))
-            column_sums += by_column.sum(0)
+            of_columns = by_column.sum(0)
+            column_sums = of_columns if column_sums is None else column_sums.add_(of_columns)
+    assert column_sums is not None
     return torch.cat(row_sums), column_sums
 
 

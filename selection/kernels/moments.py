@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from selection.kernels.checks import check_features, check_same_shape
-from selection.kernels.tiles import ROW_TILE, fill_rows, tile_map, tiles
+from selection.kernels.products import multiply
+from selection.kernels.tiles import fill_rows, linear_tiles, tile_map
 
 
 def gram(a: Tensor, b: Tensor | None = None) -> Tensor:
@@ -20,13 +21,19 @@ def gram(a: Tensor, b: Tensor | None = None) -> Tensor:
         check_features(b, "b")
 
     def strip(rows: slice) -> Tensor:
-        left = a[rows].float()
-        return left.T @ (left if b is None else b[rows].float())
+        return outer_sum(a[rows], None if b is None else b[rows])
 
     total = torch.zeros(a.shape[1], a.shape[1], device=a.device)
-    for part in tile_map(strip, tiles(len(a), ROW_TILE), a.device):
+    for part in tile_map(strip, linear_tiles(len(a), a.device), a.device):
         total += part
     return total
+
+
+def outer_sum(a: Tensor, b: Tensor | None = None) -> Tensor:
+    """:func:`gram` of rows that are one tile, unchecked."""
+    if not a.is_cuda:
+        a = a.float()  # once for both sides
+    return multiply(a.T, a if b is None else b)
 
 
 def quadratic(features: Tensor, matrix: Tensor, other: Tensor | None = None) -> Tensor:
@@ -38,13 +45,15 @@ def quadratic(features: Tensor, matrix: Tensor, other: Tensor | None = None) -> 
         right = left if other is None else other[rows].float()
         return (left @ matrix).mul_(right).sum(1)
 
-    return fill_rows(torch.empty(len(features), device=features.device), strip, tiles(len(features), ROW_TILE))
+    return fill_rows(
+        torch.empty(len(features), device=features.device), strip, linear_tiles(len(features), features.device)
+    )
 
 
 def group_means(features: Tensor, labels: Tensor, num_groups: int) -> Tensor:
     """(num_groups, d) float32 mean row of each group; zero for a group without rows. ``labels`` (n,) int64."""
     sums = torch.zeros(num_groups, features.shape[1], dtype=torch.float64, device=features.device)
-    for rows in tiles(len(features), ROW_TILE):
+    for rows in linear_tiles(len(features), features.device):
         sums.index_add_(0, labels[rows], features[rows].double())
     counts = labels.bincount(minlength=num_groups)
     return (sums / counts.clamp(min=1)[:, None]).float()

@@ -19,32 +19,12 @@ Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 ROW_TILE = 1024  # rows per tile of work that is linear in the rows
-PRODUCT_TILE_CPU = (512, 1024)  # rows, columns of a float32 product tile: 2 MiB, which a core's cache about holds
-PRODUCT_TILE_GPU = (4096, 8192)  # 128 MiB
+ROW_TILE_GPU = 65_536  # there the starts of many small pieces would take longer than the work
 
 
-def product_tile(device: torch.device) -> tuple[int, int]:
-    """Rows and columns of a tile of a matrix product on ``device``."""
-    return PRODUCT_TILE_CPU if device.type == "cpu" else PRODUCT_TILE_GPU
-
-
-def row_tiles(queries: Tensor) -> list[slice]:
-    """``queries`` (n, d) cut into strips as high as a tile of a product."""
-    return tiles(len(queries), product_tile(queries.device)[0])
-
-
-def product_tiles(queries: Tensor, keys: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Yield each slice of ``keys`` (m, d) with the float32 product of ``queries`` (q, d), a strip, with it, (q, slice).
-
-    Each product is gone with the next one: all are computed in the same memory, because a fresh megabyte a tile costs
-    more, in pages to be mapped, than what is done with the product.
-    """
-    column_tile = product_tile(queries.device)[1]
-    buffer = queries.new_empty(len(queries) * min(column_tile, len(keys)))
-    for part in tiles(len(keys), column_tile):
-        size = part.stop - part.start
-        products = buffer[: len(queries) * size].view(len(queries), size)
-        yield part, torch.mm(queries, keys[part].float().T, out=products)
+def linear_tiles(num_rows: int, device: torch.device) -> list[slice]:
+    """``range(num_rows)`` cut for work that is linear in the rows, on ``device``."""
+    return tiles(num_rows, ROW_TILE if device.type == "cpu" else ROW_TILE_GPU)
 
 
 def tiles(total: int, size: int) -> list[slice]:
@@ -107,30 +87,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(num_threads)
-
-
-def product_sums(
-    a: Tensor, b: Tensor, transform: Callable[[Tensor], Tensor], scale: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """Row sums (n,) and column sums (m,) of ``transform(scale * a @ b.T)`` for ``a`` (n, d) and ``b`` (m, d), float32.
-
-    ``transform`` is elementwise and may work in place. The (n, m) product is never held.
-    """
-
-    def strip(rows: slice) -> tuple[Tensor, Tensor]:
-        queries = a[rows].float() * scale
-        row_sums, column_sums = queries.new_zeros(len(queries)), queries.new_empty(len(b))
-        for part, products in product_tiles(queries, b):
-            values = transform(products)
-            row_sums += values.sum(1)
-            torch.sum(values, 0, out=column_sums[part])
-        return row_sums, column_sums
-
-    row_parts, column_sums = [], torch.zeros(len(b), device=b.device)
-    for of_rows, of_columns in tile_map(strip, row_tiles(a), a.device):
-        row_parts.append(of_rows)
-        column_sums += of_columns
-    return torch.cat(row_parts), column_sums
 
 
 @contextmanager

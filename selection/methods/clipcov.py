@@ -31,7 +31,8 @@ from torch import Tensor
 from selection.kernels.arrays import on_arrays
 from selection.kernels.checks import check_features, check_pair, check_same_width
 from selection.kernels.moments import group_means
-from selection.kernels.tiles import ROW_TILE, fill_rows, product_sums, tile_map, tiles
+from selection.kernels.products import product_sums
+from selection.kernels.tiles import ROW_TILE, fill_rows, linear_tiles, tile_map, tiles
 from selection.options import PositiveInt
 from selection.registry import Candidates, indices_to_mask, register_method
 from selection.scores.clip_score import clip_score
@@ -68,7 +69,7 @@ def clipcov(image: Tensor, text: Tensor, class_text: Tensor, size: int, block: i
             by_text = text[rows[part]].float() @ image[new].float().T
             return _positive(by_image).sum(1) + _positive(by_text).sum(1)
 
-        sums = fill_rows(torch.empty(len(rows), device=image.device), strip, tiles(len(rows), ROW_TILE))
+        sums = fill_rows(torch.empty(len(rows), device=image.device), strip, linear_tiles(len(rows), image.device))
         return sums.cpu().double().numpy()
 
     return torch.from_numpy(greedy(terms, covered, size, block))
@@ -209,7 +210,9 @@ def _other_centres(features: Tensor, others: Tensor, classes: Tensor) -> Tensor:
         own = features[rows].float()
         return (own @ of_all - (own * centres[labels[rows]]).sum(1)) / max(1, len(present) - 1)
 
-    return fill_rows(torch.empty(len(features), device=features.device), strip, tiles(len(features), ROW_TILE))
+    return fill_rows(
+        torch.empty(len(features), device=features.device), strip, linear_tiles(len(features), features.device)
+    )
 
 
 @register_method("clipcov", needs=("image", "text"))

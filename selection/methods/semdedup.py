@@ -11,7 +11,7 @@ from selection.kernels.arrays import on_arrays
 from selection.kernels.checks import check_features, check_same_width
 from selection.kernels.kmeans import kmeans, nearest
 from selection.kernels.moments import group_means
-from selection.kernels.tiles import ROW_TILE, fill_rows, tile_map, tiles
+from selection.kernels.tiles import ROW_TILE, fill_rows, linear_tiles, tile_map, tiles
 from selection.options import PositiveInt
 from selection.registry import Candidates, register_method
 
@@ -42,7 +42,7 @@ def semdedup(features: Tensor, clusters: Tensor, epsilon: float, keep: str = "ha
     labels, centroids = _clusters(features, clusters)
     scale = norms * centroids.norm(dim=1)[labels]
     to_centre = torch.empty_like(scale)
-    parts = tiles(len(features), ROW_TILE)
+    parts = linear_tiles(len(features), features.device)
     cosine = fill_rows(to_centre, lambda rows: (features[rows].float() * centroids[labels[rows]]).sum(1), parts) / scale
 
     order = cosine.argsort(stable=True)  # farthest first

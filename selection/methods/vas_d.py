@@ -16,8 +16,8 @@ from torch import Tensor
 from clipsift_common.distributed import rank, sum_over_ranks, world_size
 from selection.kernels.arrays import on_arrays
 from selection.kernels.checks import check_features, check_same_width
-from selection.kernels.moments import gram
-from selection.kernels.tiles import ROW_TILE, fill_rows, tile_map, tiles
+from selection.kernels.moments import gram, outer_sum
+from selection.kernels.tiles import fill_rows, linear_tiles, tile_map
 from selection.options import PositiveInt, Share
 from selection.registry import MOMENT, Candidates, indices_to_mask, register_method
 
@@ -145,15 +145,12 @@ def _gram(features: Tensor, rows: Tensor | None = None) -> Tensor:
     if rows is None:
         return gram(features)
     total = torch.zeros(features.shape[1], features.shape[1], device=features.device)
-    parts = tile_map(lambda part: _outer(features[rows[part]]), tiles(len(rows), ROW_TILE), features.device)
+    parts = tile_map(
+        lambda part: outer_sum(features[rows[part]]), linear_tiles(len(rows), rows.device), features.device
+    )
     for part in parts:
         total += part
     return total
-
-
-def _outer(features: Tensor) -> Tensor:
-    features = features.float()
-    return features.T @ features
 
 
 def _values(features: Tensor, rows: Tensor, matrix: Tensor, over_ranks: bool) -> Tensor:
@@ -192,7 +189,7 @@ def _energy(features: Tensor, alive: Tensor, leaving: Tensor, over_ranks: bool) 
 def _strips(function: Callable[[slice], Tensor], num_rows: int, device: torch.device, over_ranks: bool) -> Tensor:
     """(num_rows,) float32 that ``function`` gives tile by tile; ``over_ranks``, each rank computes some tiles."""
     values = torch.zeros(num_rows, device=device)
-    parts = tiles(num_rows, ROW_TILE)
+    parts = linear_tiles(num_rows, device)
     fill_rows(values, function, parts[rank() :: world_size()] if over_ranks else parts)
     if not over_ranks or world_size() == 1:
         return values

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from selection.kernels.arrays import on_arrays
 from selection.kernels.checks import check_pair
-from selection.kernels.tiles import ROW_TILE, tiles
+from selection.kernels.tiles import linear_tiles
 from selection.registry import FeatureBlock, register
 
 
@@ -19,8 +19,13 @@ def clip_score(image: Tensor, text: Tensor) -> Tensor:
     made without mending that. Raises ValueError if the shapes differ or a row is not finite.
     """
     check_pair(image, text)
+    return row_products(image, text)
+
+
+def row_products(image: Tensor, text: Tensor) -> Tensor:
+    """:func:`clip_score` of features that have been checked."""
     scores = torch.empty(len(image), device=image.device)
-    for rows in tiles(len(image), ROW_TILE):
+    for rows in linear_tiles(len(image), image.device):
         scores[rows] = (image[rows].float() * text[rows].float()).sum(1)
     return scores
 

@@ -7,10 +7,9 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from selection.kernels.checks import check_features, check_same_width
-from selection.kernels.tiles import fill_rows, tiles
+from selection.kernels.products import multiply, whole_row_tiles
+from selection.kernels.tiles import fill_rows
 from selection.registry import FeatureBlock, register
-
-_TILE_NUMBERS = 1 << 22  # of a tile of products: 16 MiB
 
 
 def nearest_by_product(features: Tensor, centroids: Tensor) -> Tensor:
@@ -24,10 +23,10 @@ def nearest_by_product(features: Tensor, centroids: Tensor) -> Tensor:
     check_same_width(features, centroids, "centroids")
     if len(centroids) == 0:
         raise ValueError("centroids is empty")
-    keys = centroids.float().T
-    parts = tiles(len(features), max(1, min(1024, _TILE_NUMBERS // len(centroids))))
+    keys = centroids.T if features.is_cuda else centroids.T.float()  # the latter once, not for each tile
+    parts = whole_row_tiles(len(features), len(centroids), features.device)
     found = torch.empty(len(features), dtype=torch.int64, device=features.device)
-    return fill_rows(found, lambda rows: (features[rows].float() @ keys).argmax(1), parts)
+    return fill_rows(found, lambda rows: multiply(features[rows], keys).argmax(1), parts)
 
 
 _hit: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # centroids -> target -> (k,) bool

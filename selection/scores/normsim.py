@@ -16,7 +16,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from selection.kernels.arrays import on_arrays
 from selection.kernels.checks import check_features, check_same_width
 from selection.kernels.moments import gram, quadratic
-from selection.kernels.tiles import fill_rows, product_tiles, row_tiles
+from selection.kernels.products import product_tiles, row_tiles
+from selection.kernels.tiles import fill_rows
 from selection.options import Range
 from selection.registry import FeatureBlock, register
 
@@ -38,8 +39,8 @@ def normsim(features: Tensor, target: Tensor, p: float = 2) -> Tensor:
         return _root(features, gram(target))
 
     def strip(rows: slice) -> Tensor:
-        queries = features[rows].float()
-        return _norm(torch.stack([_norm(products, p) for _, products in product_tiles(queries, target)], dim=1), p)
+        parts = [_norm(products, p) for _, products in product_tiles(features[rows], target)]
+        return _norm(torch.stack(parts, dim=1), p)
 
     return fill_rows(torch.empty(len(features), device=features.device), strip, row_tiles(features))
 

@@ -22,7 +22,7 @@ from clipsift_common.machine import Machine
 from helpers.pools import write_pool
 from selection import subset_files
 from selection.features.files import write_feature_file
-from selection.methods import vas_d
+from selection.kernels import tiles
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
 from selection.reshard import reshard
@@ -78,7 +78,7 @@ def work(folder: Path, out: Path) -> None:
     pool = Pool(str(folder / "metadata"))
     selection = Selection(None, "l14", steps, per_file=True)
     Selector(selection, pool, out, out / "cache", seed=3, machine=machine).run()
-    vas_d.ROW_TILE = 16  # so that every rank has some of the tiles
+    tiles.ROW_TILE = 16  # so that every rank has some of the tiles
     by_sets = Selection(None, "l14", SET_STEPS, per_file=True)
     Selector(by_sets, pool, out / "sets", out / "cache", seed=3, machine=machine).run()
     index = PoolIndex.build(Pool(str(folder / "tars")), out / "cache")
