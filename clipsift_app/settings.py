@@ -8,7 +8,7 @@ from typing import Any
 
 from clipsift_app.validation import Validation
 from clipsift_common.files import write_text
-from clipsift_common.machine import Machine
+from clipsift_common.machine import Machine, default_workers
 from evaluation.rules import Precision, Rules
 from selection.settings import Selection
 from training.online import Online
@@ -16,13 +16,20 @@ from training.online import Online
 
 @dataclass
 class Evaluation:
-    """Which tasks, by which rules. ``tasks``: keys, group names or globs; all that the folder has when empty."""
+    """Which tasks, by which rules. ``tasks``: keys, group names or globs; all that the folder has when empty.
+
+    ``workers`` by default: the cores of a rank where a GPU encodes, 2 beside a CPU.
+    """
 
     tasks: list[str] = field(default_factory=list)
     rules: Rules = "leaderboard"
     precision: Precision = "fp32"
     batch_size: int = 256
-    workers: int = 2
+    workers: int | None = None
+
+    def num_workers(self, machine: Machine) -> int:
+        """``workers``, or the default for ``machine``."""
+        return default_workers(machine) if self.workers is None else self.workers
 
 
 @dataclass

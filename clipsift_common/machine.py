@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -96,6 +97,14 @@ def make_lone_trainer(machine: Machine, **options: Any) -> L.Trainer:
 def listed(value: Any) -> list[Any]:
     """One, several or none, as the Trainer takes them, as a list."""
     return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def default_workers(machine: Machine) -> int:
+    """Processes of each rank that read and decode, where none are said: the rank's cores for a GPU, 2 beside a CPU."""
+    if device_of(machine).type == "cpu":
+        return 2
+    ranks = machine.place.per_node if isinstance(machine, LaunchedMachine) else 1
+    return max(2, len(os.sched_getaffinity(0)) // ranks)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 from clipsift_common.clip import LoadedCLIP
 from clipsift_common.distributed import gather_objects, rank, world_size
 from clipsift_common.errors import ClipsiftError
+from clipsift_common.pixels import Preprocess
 from clipsift_common.progress import Progress
 from evaluation.rules import Precision
 from evaluation.text_tower import TextTower
@@ -29,6 +30,7 @@ class Encoder:
 
     def __init__(self, clip: LoadedCLIP, precision: Precision) -> None:
         self.model, self.tokenizer = clip.model, clip.tokenizer
+        self._preprocess = Preprocess(clip.preprocess)
         self._text_tower = TextTower(clip.model)
         self.amp = precision == "amp"
         self._class_features: dict[tuple[tuple[str, ...], str], Tensor] = {}
@@ -42,9 +44,9 @@ class Encoder:
         return next(self.model.parameters()).dtype
 
     def images(self, pixels: Tensor, amp: bool = True) -> Tensor:
-        """(n, 3, h, w) preprocessed images -> (n, d) features. ``amp=False``: float32 even if the precision is amp."""
+        """(n, 3, h, w) images of the loader -> (n, d) features. ``amp=False``: float32 even if the precision is amp."""
         with self._autocast(amp):
-            features = self.model.encode_image(pixels.to(self.dtype))  # type: ignore[operator]
+            features = self.model.encode_image(self._preprocess.device(pixels).to(self.dtype))  # type: ignore[operator]
         return normalize(features.float(), dim=-1)
 
     def texts(self, texts: Sequence[str]) -> Tensor:

@@ -85,7 +85,7 @@ class Selector:
     @cached_property
     def index(self) -> PoolIndex:
         assert isinstance(self.pool, Pool)
-        return PoolIndex.build(self.pool, self.cache, self.selection.embedding.workers, self.max_loss)
+        return PoolIndex.build(self.pool, self.cache, self.selection.embedding.num_workers(self.machine), self.max_loss)
 
     def run(self) -> Path:
         """Select, unless it is done; return the subset file.
@@ -152,7 +152,7 @@ class Selector:
             EMBEDDED,
             self.machine,
             embedding.batch_size,
-            embedding.workers,
+            embedding.num_workers(self.machine),
             embedding.precision,
         )
         self.report.merge(lost)

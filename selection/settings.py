@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clipsift_common.errors import ClipsiftError
+from clipsift_common.machine import Machine, default_workers
 from selection.recipe.parsed import ParsedRecipe
 
 
@@ -50,11 +51,18 @@ class Teacher:
 
 @dataclass
 class Embedding:
-    """How features are made: pairs per batch, DataLoader processes per rank, Lightning's word for the precision."""
+    """How features are made: pairs per batch, processes of a rank that decode, Lightning's word for the precision.
+
+    ``workers`` by default: the cores of a rank where a GPU encodes, 2 beside a CPU.
+    """
 
     batch_size: int = 256
-    workers: int = 2
+    workers: int | None = None
     precision: str = "32-true"
+
+    def num_workers(self, machine: Machine) -> int:
+        """``workers``, or the default for ``machine``."""
+        return default_workers(machine) if self.workers is None else self.workers
 
 
 @dataclass

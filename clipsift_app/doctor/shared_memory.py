@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from clipsift_app.doctor.finding import Finding, size
 from clipsift_app.settings import RunSettings
+from clipsift_common.machine import LaunchedMachine
 from training.loading.slots import Slots
 
 _SHARED = "/dev/shm"
 _PREFETCHED = 2  # batches that torch's DataLoader lets each worker prepare
-_FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -23,24 +23,25 @@ class _Stage:
     num_bytes: int
 
 
-def check_shared_memory(run: RunSettings, pixels: int, drawn: int, local_ranks: int) -> list[Finding]:
+def check_shared_memory(run: RunSettings, machine: LaunchedMachine, pixels: int, drawn: int) -> list[Finding]:
     """For training, embedding and evaluation, which run one after the other: the stage that needs most.
 
     Args:
+        machine: where the run is launched.
         pixels: numbers of a picture.
         drawn: samples that a rank draws for a step.
-        local_ranks: processes that share this machine.
     """
     training, embedding, evaluation = int(run.data["workers"]), run.selection.embedding, run.evaluation
     stages = [_Stage("data.workers", training, Slots.count(training) * drawn * pixels)]
     if run.selection.teacher:
-        stages.append(_loader("selection.embedding.workers", embedding.workers, embedding.batch_size, pixels))
+        workers = embedding.num_workers(machine)
+        stages.append(_loader("selection.embedding.workers", workers, embedding.batch_size, pixels))
     if run.eval:
-        stages.append(_loader("evaluation.workers", evaluation.workers, evaluation.batch_size, pixels))
+        stages.append(_loader("evaluation.workers", evaluation.num_workers(machine), evaluation.batch_size, pixels))
     most = max((stage for stage in stages if stage.workers), key=lambda stage: stage.num_bytes, default=None)
     if most is None:
         return []
-    need, free = local_ranks * most.num_bytes, shutil.disk_usage(_SHARED).free
+    need, free = machine.place.per_node * most.num_bytes, shutil.disk_usage(_SHARED).free
     text = f"{size(need)} of {_SHARED} for batches from {most.workers} workers of each rank, {size(free)} free"
     if need > free:
         return [Finding("shared memory", "fail", text, f"docker run --shm-size, or --{most.setting} fewer")]
@@ -48,4 +49,4 @@ def check_shared_memory(run: RunSettings, pixels: int, drawn: int, local_ranks: 
 
 
 def _loader(setting: str, workers: int, batch_size: int, pixels: int) -> _Stage:
-    return _Stage(setting, workers, _PREFETCHED * workers * batch_size * pixels * _FLOAT_BYTES)
+    return _Stage(setting, workers, _PREFETCHED * workers * batch_size * pixels)

@@ -113,7 +113,7 @@ class _Trial:
         used = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else need
         text = f"{size(used)} of {size(there)} for {self.share:,} samples on each device"
         drawn = math.ceil(self.num_drawn / world_size())
-        shared = check_shared_memory(self.run, self.material.batch["image"][0].numel(), drawn, self.local_ranks)
+        shared = check_shared_memory(self.run, self.machine, self.material.batch["image"][0].numel(), drawn)
         return [Finding("memory", "ok", text), *shared, *self._speed(seconds, how)]
 
     def _memory(self, few: int, few_bytes: int, more: int, more_bytes: int) -> StepMemory:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from clipsift_app.verb_settings import parse_settings
 from clipsift_common.clip import load_clip
@@ -15,6 +14,7 @@ from clipsift_common.progress import say
 from selection.features.embed import embed
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
+from selection.settings import Embedding
 
 
 @dataclass
@@ -27,7 +27,7 @@ class EmbedSettings:
     out: str
     name: str
     batch_size: int = 256
-    workers: int = 2
+    workers: int | None = None
     precision: str = "32-true"
     max_loss: float = 0.01
     trainer: Machine = field(default_factory=Machine)
@@ -40,12 +40,9 @@ def run(arguments: list[str]) -> None:
     machine = launch(settings.trainer)
     out = Path(settings.out)
     hold(out)
-    index = PoolIndex.build(pool, out / "cache", settings.workers, settings.max_loss)
-    how: dict[str, Any] = {
-        "batch_size": settings.batch_size,
-        "workers": settings.workers,
-        "precision": settings.precision,
-    }
-    files, report = embed(index, clip, out / "metadata", settings.name, machine, **how)
+    how = Embedding(settings.batch_size, settings.workers, settings.precision)
+    workers = how.num_workers(machine)
+    index = PoolIndex.build(pool, out / "cache", workers, settings.max_loss)
+    files, report = embed(index, clip, out / "metadata", settings.name, machine, how.batch_size, workers, how.precision)
     report.merge(index.report).check(settings.max_loss)
     say(f"metadata: {len(files)} files in {out / 'metadata'}")

@@ -32,7 +32,7 @@ class EvaluateSettings:
     rules: Rules = "leaderboard"
     precision: Precision = "fp32"
     batch_size: int = 256
-    workers: int = 2
+    workers: int | None = None
     trainer: Machine = field(default_factory=Machine)
 
 

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from clipsift_common.distributed import rank, world_size
 from clipsift_common.errors import ClipsiftError
+from clipsift_common.pixels import Preprocess
 
 Batch = dict[str, Any]
 
@@ -34,14 +35,14 @@ class _Decoded(Dataset):
     on the way out of a worker, and leave the other ranks waiting."""
 
     def __init__(self, samples: Samples, preprocess: Callable[[Image.Image], torch.Tensor]) -> None:
-        self.samples, self.preprocess = samples, preprocess
+        self.samples, self.preprocess = samples, Preprocess(preprocess)
 
     def __getitem__(self, position: int) -> Batch | ClipsiftError:
         try:
             image, values = self.samples.read(position)
         except ClipsiftError as error:
             return error
-        return {"position": position, "image": self.preprocess(image), **values}
+        return {"position": position, "image": self.preprocess.worker(image), **values}
 
 
 def _collate(items: list[Batch | ClipsiftError]) -> Batch:
@@ -54,9 +55,10 @@ def _collate(items: list[Batch | ClipsiftError]) -> Batch:
 class TaskLoader:
     """Iterates over this rank's batches of a task; opens the task only when its turn has come.
 
-    A batch is a dict: ``position`` (b,), ``image`` (b, 3, h, w), and what the task's samples have beside. There is
-    always at least one batch, an empty dict where the rank has no sample, so that every rank takes part in every
-    task. A task that cannot be read yields ``{"failure": message}``.
+    A batch is a dict: ``position`` (b,), ``image`` (b, 3, h, w) as :class:`~clipsift_common.pixels.Preprocess` leaves it
+    to the device, and what the task's samples have beside. There is always at least one batch, an empty dict where the
+    rank has no sample, so that every rank takes part in every task. A task that cannot be read yields
+    ``{"failure": message}``.
     """
 
     def __init__(

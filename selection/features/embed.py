@@ -18,7 +18,8 @@ from clipsift_common.data_report import DataReport
 from clipsift_common.distributed import barrier, gather_objects, on_rank_zero, rank, world_size
 from clipsift_common.files import read_json, wait_for, write_json
 from clipsift_common.images import ImageError, decode_image
-from clipsift_common.machine import Machine, make_trainer, num_threads
+from clipsift_common.machine import Machine, device_of, make_trainer, num_threads
+from clipsift_common.pixels import Preprocess
 from clipsift_common.progress import Progress
 from selection.features.files import FeatureFile, write_feature_file
 from selection.pool.index import PoolIndex
@@ -30,7 +31,7 @@ class _ShardBatches(torch.utils.data.Dataset):
     """Batches that never cross a shard: what is encoded together does not depend on the number of processes."""
 
     def __init__(self, index: PoolIndex, clip: LoadedCLIP, shards: Sequence[int], batch_size: int) -> None:
-        self.index, self.preprocess, self.tokenizer = index, clip.preprocess, clip.tokenizer
+        self.index, self.preprocess, self.tokenizer = index, Preprocess(clip.preprocess), clip.tokenizer
         self.chunks = [
             (shard, range(start, min(start + batch_size, rows.stop)), start + batch_size >= rows.stop)
             for shard in shards
@@ -47,7 +48,7 @@ class _ShardBatches(torch.utils.data.Dataset):
         for row in rows:
             sample = self.index.read(row)
             try:
-                images.append(self.preprocess(decode_image(sample.image)))
+                images.append(self.preprocess.worker(decode_image(sample.image)))
             except ImageError as error:
                 broken.append((error.cause, sample.shard, sample.key, error.detail))
                 continue
@@ -65,11 +66,13 @@ class _Embedder(L.LightningModule):
     def __init__(self, clip: LoadedCLIP) -> None:
         super().__init__()
         self.clip: Any = clip.model
+        self.preprocess = Preprocess(clip.preprocess)
 
     def predict_step(self, batch: Batch) -> dict[str, np.ndarray]:
         if "image" not in batch:
             return {}
-        image = torch.nn.functional.normalize(self.clip.encode_image(batch["image"]).float(), dim=-1)
+        pixels = self.preprocess.device(batch["image"])
+        image = torch.nn.functional.normalize(self.clip.encode_image(pixels).float(), dim=-1)
         text = torch.nn.functional.normalize(self.clip.encode_text(batch["text"]).float(), dim=-1)
         return {"image": image.cpu().numpy(), "text": text.cpu().numpy()}
 
@@ -144,7 +147,8 @@ def embed(
         progress.resume(sum(num_rows[shard] for shard in mine if shard not in todo))
         if any(gather_objects(bool(todo))):
             batches = _ShardBatches(index, clip, todo, batch_size)
-            loader = torch.utils.data.DataLoader(batches, batch_size=None, num_workers=workers)
+            pin = device_of(machine).type == "cuda"
+            loader = torch.utils.data.DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pin)
             writer = _FeatureWriter(folder, name, index, progress)
             trainer = make_trainer(machine, precision=precision, callbacks=[writer])
             with num_threads(1):  # on a CPU; features must not depend on the number of processes

@@ -121,10 +121,10 @@ def test_too_little_shared_memory_is_found(
 def test_shared_memory_is_for_the_workers_of_every_stage(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    usage = type("usage", (), {"free": 10 * 2**20})
+    usage = type("usage", (), {"free": 5 * 2**20})
     monkeypatch.setattr(shared_memory.shutil, "disk_usage", lambda _: usage)
     for setting in ("selection.embedding", "evaluation"):
-        # 2 batches of 1,024 pictures of 32 x 32 x 3 float32 numbers: 25 MB
+        # 2 batches of 1,024 pictures of 32 x 32 x 3 bytes: 6.3 MB
         assert doctor(folder, f"--{setting}.workers=1", f"--{setting}.batch_size=1024") == 1
         status, said = table(capsys.readouterr().out)["shared memory"]
         assert (status, f"--{setting}.workers" in said) == ("fail", True), said
