@@ -56,8 +56,8 @@ class TaskLoader:
     """Iterates over this rank's batches of a task; opens the task only when its turn has come.
 
     A batch is a dict: ``position`` (b,), ``image`` (b, 3, h, w) as :class:`~clipsift_common.pixels.Preprocess` leaves
-    it to the device, and what the task's samples have beside. There is always at least one batch, an empty dict where the
-    rank has no sample, so that every rank takes part in every task. A task that cannot be read yields
+    it to the device, and what the task's samples have beside. There is always at least one batch, an empty dict where
+    the rank has no sample, so that every rank takes part in every task. A task that cannot be read yields
     ``{"failure": message}``.
     """
 
