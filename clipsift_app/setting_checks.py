@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clipsift_app.published import check_row
 from clipsift_app.settings import RunSettings
-from clipsift_common.clip import register_model
+from clipsift_common.clip import model_config, register_model
 from clipsift_common.errors import ClipsiftError
 from evaluation.tasks import select_tasks
 from selection.features.target import TRUSTED
@@ -41,7 +41,10 @@ def check_run(run: RunSettings, needs_eval: bool, trains: bool) -> None:
         raise ClipsiftError(f"eval: {run.eval} does not exist" if run.eval else "--eval is missing")
     if trains:
         check_numbers(**{name: run.data[name] for name in NUMBERS})
-        register_model(run.model["model"])
+        if "multimodal_cfg" in model_config(run.model["model"]):
+            raise ClipsiftError(
+                f"model.model: {run.model['model']} is a CoCa, whose captioning loss there is not; take a CLIP"
+            )
     select_tasks(run.evaluation.tasks or ["*"])
     if run.validation.chosen(run.eval) and run.machine.strategy == "fsdp":
         raise ClipsiftError("validation.tasks: cannot be scored on a model that trainer.strategy fsdp has split")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import open_clip
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
-from clipsift_common.errors import ClipsiftError, first_line
+from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import FINGERPRINT_LENGTH, file_fingerprint, fingerprint, read_json
+from clipsift_common.hub import require_on_hand, use_cache_if_unreachable
+from clipsift_common.weights import read_weights
 
 CONFIG_NAME = "open_clip_config.json"  # open_clip's names for the files of a model folder
 WEIGHTS_NAME = "open_clip_model.safetensors"
@@ -25,19 +28,27 @@ class LoadedCLIP:
     """A CLIP ready to encode, in eval mode on the CPU, float32.
 
     ``preprocess`` is the evaluation transform (PIL image -> (3, h, w) float tensor), ``tokenizer`` maps a list of
-    strings to (n, context) ids, ``fingerprint`` identifies the weights.
+    strings to (n, context) ids, ``fingerprint`` identifies the weights by content, ``preparation`` the architecture
+    and the preprocessing.
     """
 
     model: torch.nn.Module
     preprocess: Callable[[Any], torch.Tensor]
     tokenizer: Callable[[list[str]], torch.Tensor]
     fingerprint: str
+    preparation: str = ""
+
+    @property
+    def identity(self) -> str:
+        """Hash that changes with the features that it makes."""
+        return fingerprint([self.fingerprint, self.preparation])
 
 
 def register_model(model: str) -> str:
     """The open_clip name for ``model``: itself when open_clip knows it, else its JSON file's stem, made known.
 
-    Raises :class:`ClipsiftError` when it is neither a known name nor a JSON file with an architecture.
+    Raises :class:`ClipsiftError` when it is neither a known name nor a JSON file with an architecture, or when its
+    tokenizer or text tower would have to be fetched without a network.
     """
     if model.endswith(".json"):
         path = Path(model)
@@ -48,13 +59,22 @@ def register_model(model: str) -> str:
         if missing:
             raise ClipsiftError(f"{model}: not an open_clip architecture, it lacks {', '.join(sorted(missing))}")
         open_clip.add_model_config(path)
+        _require_parts(model, config)
         return path.stem
     if open_clip.get_model_config(model) is None:
         raise ClipsiftError(
             f"model: {model} is no open_clip architecture; give a name that open_clip.list_models() has, "
             "or the path of a JSON file"
         )
+    _require_parts(model, open_clip.get_model_config(model))
     return model
+
+
+def _require_parts(model: str, config: dict[str, Any]) -> None:
+    """See that what the text side takes from the Hugging Face hub is here, or can be fetched."""
+    for part in ("hf_model_name", "hf_tokenizer_name"):
+        if name := config["text_cfg"].get(part):
+            require_on_hand(f"model {model}: {part}", name)
 
 
 def create_clip(model: str, **options: Any) -> torch.nn.Module:
@@ -83,7 +103,8 @@ def load_clip(model: str, pretrained: str | None) -> LoadedCLIP:
         pretrained: tag known to open_clip (fetched from the hub), or a checkpoint file.
 
     Raises:
-        ClipsiftError: for an unknown name or tag, a missing file, weights that do not fit the architecture.
+        ClipsiftError: for an unknown name or tag, a missing file, a checkpoint that cannot be read or does not fit the
+            architecture (see :func:`clipsift_common.weights.read_weights`).
     """
     if Path(model).is_dir():
         return _load_folder(Path(model), pretrained)
@@ -95,15 +116,15 @@ def load_clip(model: str, pretrained: str | None) -> LoadedCLIP:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
         raise ClipsiftError(f"pretrained: {pretrained} is neither a file nor a tag of {model} (it has: {tags})")
     options: dict[str, Any] = {}
-    if not is_file and (open_clip.get_pretrained_cfg(name, pretrained) or {}).get("quick_gelu"):
-        options["force_quick_gelu"] = True  # OpenAI's weights were trained with it; open_clip only warns
-    try:
-        with _quiet_open_clip():
-            loaded, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=pretrained, **options)
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
-        raise ClipsiftError(f"{pretrained}: cannot be loaded as {model}: {first_line(error)}") from error
-    identity = file_fingerprint(pretrained) if is_file else fingerprint([name, pretrained])
-    return LoadedCLIP(loaded.eval(), preprocess, open_clip.get_tokenizer(name), identity)
+    if not is_file:
+        use_cache_if_unreachable()
+        if (open_clip.get_pretrained_cfg(name, pretrained) or {}).get("quick_gelu"):
+            options["force_quick_gelu"] = True  # OpenAI's weights were trained with it; open_clip only warns
+    with _loading(pretrained, model), _quiet_open_clip(), _own_reader() if is_file else nullcontext():
+        loaded, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=pretrained, **options)
+    weights = file_fingerprint(pretrained) if is_file else fingerprint([name, pretrained])
+    config = [open_clip.get_model_config(name), options]
+    return LoadedCLIP(loaded.eval(), preprocess, open_clip.get_tokenizer(name), weights, _preparation(loaded, config))
 
 
 def _load_folder(folder: Path, pretrained: str | None) -> LoadedCLIP:
@@ -111,16 +132,33 @@ def _load_folder(folder: Path, pretrained: str | None) -> LoadedCLIP:
         raise ClipsiftError(f"model {folder}: a model folder holds its own weights; leave pretrained out")
     if not (folder / CONFIG_NAME).is_file():
         raise ClipsiftError(f"model {folder}: has no {CONFIG_NAME}")
+    config = read_json(folder / CONFIG_NAME)
+    if not isinstance(config, dict) or not isinstance(config.get("model_cfg"), dict):
+        raise ClipsiftError(f"{folder / CONFIG_NAME}: has no model_cfg; take the one that belongs to the weights")
+    _require_parts(str(folder), {"text_cfg": {}} | config["model_cfg"])
     name = f"local-dir:{folder}"
+    with _loading(str(folder), "a model folder"), _quiet_open_clip(), _own_reader() as read:
+        loaded, _, preprocess = open_clip.create_model_and_transforms(name, require_pretrained=True)
+        tokenizer = open_clip.get_tokenizer(name)
+    preparation = _preparation(loaded, config["model_cfg"])
+    return LoadedCLIP(loaded.eval(), preprocess, tokenizer, file_fingerprint(read[0]), preparation)
+
+
+def _preparation(model: torch.nn.Module, config: Any) -> str:
+    return fingerprint([config, model.visual.preprocess_cfg])  # type: ignore[union-attr]
+
+
+@contextmanager
+def _loading(file: str, what: str) -> Iterator[None]:
+    """Make one line, naming ``file``, of all that open_clip raises about weights that are not of the architecture."""
     try:
-        with _quiet_open_clip():
-            loaded, _, preprocess = open_clip.create_model_and_transforms(name, require_pretrained=True)
-            tokenizer = open_clip.get_tokenizer(name)
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
-        raise ClipsiftError(f"{folder}: cannot be loaded as a model folder: {first_line(error)}") from error
-    weights = folder / WEIGHTS_NAME
-    identity = file_fingerprint(weights) if weights.is_file() else fingerprint(str(folder))
-    return LoadedCLIP(loaded.eval(), preprocess, tokenizer, identity)
+        yield
+    except ClipsiftError:
+        raise
+    except Exception as error:  # RuntimeError of load_state_dict, but also KeyError, AttributeError, IndexError ...
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = " ".join(lines[:2])[:300] or type(error).__name__  # torch's first line says only that something is
+        raise ClipsiftError(f"{file}: cannot be loaded as {what}: {reason}; give weights and model alike") from error
 
 
 def wrap_clip(
@@ -162,6 +200,26 @@ def _weights_fingerprint(model: torch.nn.Module) -> str:
 def evaluation_transform(model: torch.nn.Module) -> Callable[[Any], torch.Tensor]:
     """open_clip's evaluation preprocessing for ``model``."""
     return image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)  # type: ignore[union-attr, arg-type]
+
+
+@contextmanager
+def _own_reader() -> Iterator[list[str]]:
+    """Let open_clip take a checkpoint's weights from :func:`read_weights`; it has no way to hand it a state dict.
+
+    Yields the list of the files that it reads.
+    """
+    read: list[str] = []
+    before = open_clip.factory.load_state_dict
+
+    def load_state_dict(path: str, **_: Any) -> dict[str, torch.Tensor]:
+        read.append(path)
+        return read_weights(path)
+
+    open_clip.factory.load_state_dict = load_state_dict
+    try:
+        yield read
+    finally:
+        open_clip.factory.load_state_dict = before
 
 
 class _quiet_open_clip:

@@ -144,7 +144,7 @@ class Selector:
         if self.clip is None:
             return self._listed()
         embedding = self.selection.embedding
-        identity = fingerprint([self.index.fingerprint, self.clip.fingerprint, embedding.precision])
+        identity = fingerprint([self.index.fingerprint, self.clip.identity, embedding.precision])
         files, lost = embed(
             self.index,
             self.clip,

@@ -130,7 +130,7 @@ def _embedded(folder: Path, clip: LoadedCLIP | None, cache: Path, device: torch.
 def _embed_once(folder: Path, clip: LoadedCLIP, cache: Path, device: torch.device) -> Path:
     """The file of the folder's features, made now unless it is there."""
     content = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.rglob("*"))]
-    path = cache / "targets" / f"{fingerprint([clip.fingerprint, str(folder.resolve()), content])}.npy"
+    path = cache / "targets" / f"{fingerprint([clip.identity, str(folder.resolve()), content])}.npy"
     if not path.is_file():
         features = embed_images(clip, track(pictures(folder), "embed target", unit="images"), device)
         with atomic_path(path) as temporary, open(temporary, "wb") as handle:

@@ -61,6 +61,8 @@ def test_a_saved_config_alone_gives_the_same_settings(
     [
         ("--selection.stpes=[]", "stpes"),
         ("--nonsense=1", "nonsense"),
+        ("--model.model=coca_ViT-B-32", "coca_ViT-B-32 is a CoCa"),
+        ("--model.model=coca_roberta-ViT-B-32", "CoCa|cannot be reached"),
         ("--model.lr=fast", "model.lr"),
         ("--data.global_batch=0", "global_batch"),
         ("--selection.steps=[{score: clip_score, keep: 1.5}]", r"keep is a fraction in \(0, 1\], got 1.5"),
