@@ -16,8 +16,8 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import FINGERPRINT_LENGTH, file_fingerprint, fingerprint, read_json
-from clipsift_common.hub import require_on_hand, use_cache_if_unreachable
-from clipsift_common.weights import read_weights
+from clipsift_common.pretrained.hub import require_on_hand, use_cache_if_unreachable
+from clipsift_common.pretrained.weights import read_weights
 
 CONFIG_NAME = "open_clip_config.json"  # open_clip's names for the files of a model folder
 WEIGHTS_NAME = "open_clip_model.safetensors"
@@ -104,7 +104,7 @@ def load_clip(model: str, pretrained: str | None) -> LoadedCLIP:
 
     Raises:
         ClipsiftError: for an unknown name or tag, a missing file, a checkpoint that cannot be read or does not fit the
-            architecture (see :func:`clipsift_common.weights.read_weights`).
+            architecture (see :func:`clipsift_common.pretrained.weights.read_weights`).
     """
     if Path(model).is_dir():
         return _load_folder(Path(model), pretrained)

@@ -17,9 +17,9 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
-from clipsift_common import hub
 from clipsift_common.clip import create_clip, load_clip
 from clipsift_common.errors import ClipsiftError
+from clipsift_common.pretrained import hub
 from helpers.tiny_clip import ARCHITECTURE, write_architecture
 
 State = dict[str, torch.Tensor]
