@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
-from clipsift_common.tars import Member, TarError, Window, members
+from clipsift_common.tars import Member, TarError, TrailingData, Window, members
 
 _MEMBER = re.compile(r"^((?:.*/)?[^./][^.]*)\.([^/]*)$")  # webdataset's key and extension
 
@@ -36,15 +36,17 @@ class TarReader:
     Attributes:
         size: of the file, in bytes. A tar of 0 bytes has no samples and is not called truncated.
         truncated: why and at which offset the tar ended early; empty when it did not (or not yet). The sample that a
-            truncation cut in two is not given.
+            truncation may have cut in two is not given; it is the ``last_run``.
+        trailing: what lies behind the archive and is none, and at which offset; empty when nothing does.
         last_key: of the last member.
     """
 
     def __init__(self, handle: IO[bytes], wanted: Collection[str]) -> None:
         self._window, self._wanted = Window(handle), frozenset(wanted)
         self.size = handle.seek(0, io.SEEK_END)
-        self.truncated = ""
+        self.truncated = self.trailing = ""
         self.last_key = ""
+        self.last_run: TarSample | None = None
 
     def __iter__(self) -> Iterator[TarSample]:
         sample: TarSample | None = None
@@ -59,16 +61,48 @@ class TarReader:
             sample = sample or TarSample(key)
             self.last_key = key
             (sample.parts if extension in self._wanted else sample.others)[extension] = member
-        if sample is not None and not self.truncated:
+        if sample is not None and self.truncated:
+            self.last_run = sample
+        elif sample is not None:
             yield sample
 
     def _members(self) -> Iterator[Member]:
         try:
             if self.size:
                 yield from members(self._window, self.size)
+        except TrailingData as error:
+            self.trailing = str(error)
         except (TarError, OSError) as error:
             self.truncated = str(error)
 
     def read(self, member: Member, limit: int | None = None) -> bytes:
         """A member's content, or the first ``limit`` bytes of it."""
         return self._window.read(member.offset_data, member.size if limit is None else min(member.size, limit))
+
+
+def join_samples(reader: TarReader, is_whole: Callable[[TarSample], bool]) -> Iterator[tuple[TarSample, bool]]:
+    """A tar's samples whose members lie in any order, each with whether it repeats an earlier one.
+
+    A run that ``is_whole`` is given at once. Runs that are not are joined by key and given at the end of the tar, in
+    the order in which their keys came: members sorted by kind, or keys that take turns. A run with an extension that
+    its key has had is a sample of its own, a repeated one. Memory is that of the names that wait.
+    """
+    waiting: dict[str, TarSample] = {}
+    given: set[str] = set()
+    for run in reader:
+        earlier = waiting.get(run.key)
+        if run.key in given or (earlier and (earlier.parts.keys() & run.parts or earlier.others.keys() & run.others)):
+            yield run, True
+        elif earlier:
+            earlier.parts.update(run.parts)
+            earlier.others.update(run.others)
+        elif is_whole(run):
+            given.add(run.key)
+            yield run, False
+        else:
+            waiting[run.key] = run
+    if (last := reader.last_run) and last.key in waiting:
+        waiting[last.key].parts.update(last.parts)
+    elif last and last.key not in given and is_whole(last):
+        yield last, False  # right before the damage, and nothing of it can be missing
+    yield from ((sample, False) for sample in waiting.values())

@@ -32,6 +32,10 @@ class TarError(ValueError):
         self.offset = offset
 
 
+class TrailingData(TarError):
+    """Behind the mark that ends the archive lies something that is no archive."""
+
+
 class Member(NamedTuple):
     """A file in a tar: its name, and where its bytes lie."""
 
@@ -66,17 +70,27 @@ class Window:
 
 
 def members(window: Window, size: int) -> Iterator[Member]:
-    """The regular files of a tar of ``size`` bytes, in its order.
+    """The regular files of a tar of ``size`` bytes, in its order; of several that were joined by ``cat``, all.
 
     Raises:
         TarError: where the tar stops being one: cut short, overwritten, without the zeros that end it.
+        TrailingData: when all members were given, and something else lies behind them.
     """
-    position, name = 0, None
+    position, name, has_ended = 0, None, False
     settings: dict[str, bytes] = {}  # of pax headers that hold for all members
     own: dict[str, bytes] = {}  # and for the next one
-    while (header := window.read(position, BLOCK)) != _ZEROS:
+    while True:
+        if (header := window.read(position, BLOCK)) == _ZEROS:
+            position, has_ended = _behind_zeros(window, position), True
+            if position >= size:
+                return
+            settings, own, name = {}, {}, None  # of the archive that was joined on
+            continue
         if not _is_header(header):
+            if has_ended:
+                raise TrailingData(position, f"{size - position} bytes behind the end mark")
             raise TarError(position, "neither a header nor the end-of-archive mark")
+        has_ended = False
         kind, start, length = header[156], position + BLOCK, _number(header[124:136], position)
         if kind in _WITHOUT_DATA:
             length = 0
@@ -103,6 +117,17 @@ def members(window: Window, size: int) -> Iterator[Member]:
         elif kind != _LONG_LINK:
             name, own = None, {}
         position = next_header
+
+
+def _behind_zeros(window: Window, position: int) -> int:
+    """Where the block that is not all zeros lies, from ``position`` on; behind the file when there is none."""
+    zeros = bytes(_WINDOW)
+    while (block := window.read(position, _WINDOW)) and block == zeros[: len(block)]:
+        position += len(block)
+    for start in range(0, len(block), BLOCK):
+        if block[start : start + BLOCK] != zeros[: len(block[start : start + BLOCK])]:
+            return position + start
+    return position + len(block)
 
 
 def _is_header(header: bytes) -> bool:

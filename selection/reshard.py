@@ -23,9 +23,9 @@ from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import array_fingerprint, atomic_path, fingerprint, read_json, write_json
 from clipsift_common.images import IMAGE_EXTENSIONS
 from clipsift_common.progress import Progress
-from clipsift_common.tar_samples import TarReader, TarSample
+from clipsift_common.tar_samples import TarReader, TarSample, join_samples
 from selection.pool.index import PoolIndex
-from selection.pool.scan import PARTS
+from selection.pool.scan import PARTS, is_whole
 from selection.subset import Subset
 from selection.uids import format_uids
 
@@ -130,7 +130,7 @@ def _copy_from(index: PoolIndex, shard: int, copies: list[_Copy], tar: tarfile.T
         wanted.setdefault(int(index.rows["image_offset"][copy.row]), []).append(copy)
     with index.open_shard(shard) as handle:
         reader = TarReader(handle, PARTS)
-        for sample in reader:
+        for sample, _ in join_samples(reader, is_whole):
             image = sample.first(IMAGE_EXTENSIONS)
             for copy in wanted.pop(image.offset_data, []) if image else []:
                 _append(reader, sample, copy, tar)

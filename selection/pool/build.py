@@ -21,7 +21,7 @@ from selection.pool.scan import ROW_DTYPE, scan_tar
 from selection.pool.shard_cache import ShardCache
 from selection.uids import format_uids, sort_key
 
-FORMAT = 2  # of the files; those of another one are made anew
+FORMAT = 3  # of the files; those of another one are made anew
 
 
 def build_index(pool: Pool, stamps: list[Stamp], folder: Path, target: Path, workers: int, cache: ShardCache) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from clipsift_common.data_report import DataReport
 from clipsift_common.images import IMAGE_EXTENSIONS
-from clipsift_common.tar_samples import TarReader, TarSample
+from clipsift_common.tar_samples import TarReader, TarSample, join_samples
 from selection.pool.location import Shard
 from selection.uids import UID_DTYPE, derive_uid, is_uid, parse_uids
 
@@ -24,6 +24,7 @@ ROW_DTYPE = np.dtype(
     ]
 )
 
+_INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u200c\u200d\u200e\u200f\u2060\u00ad\u180e"))
 _MAX_JSON = 1 << 20  # a sample's json is a few kB; a larger one is not read
 PARTS = (*IMAGE_EXTENSIONS, "txt", "json")
 
@@ -40,27 +41,36 @@ def scan_tar(handle: IO[bytes], shard: Shard, expected: int | None) -> tuple[np.
         ``(n,)`` rows of :data:`ROW_DTYPE` in tar order (``shard`` is left 0), and what was lost on the way.
     """
     report = DataReport()
-    rows, uids, seen = [], [], set()
+    rows, uids, have_json = [], [], False
     reader = TarReader(handle, PARTS)
-    for sample in reader:
-        report.samples += 1
+    for sample, is_repeated in join_samples(reader, is_whole):
         for extension, member in sample.others.items():
             report.ignore(f"{extension} member", shard.name, member.name)
-        if sample.key in seen:
-            report.lose("duplicate_key", shard.name, sample.key)
+        if is_repeated and not sample.parts:
             continue
-        seen.add(sample.key)
-        row = _whole(reader, sample, shard, report)
-        if row is not None:
+        report.samples += 1
+        have_json |= "json" in sample.parts
+        if is_repeated:
+            report.lose("duplicate_key", shard.name, sample.key)
+        elif reader.truncated and have_json and "json" not in sample.parts:  # another uid would be derived for it
+            report.lose("truncated_tar", shard.name, sample.key, "its json lies behind the cut")
+        elif (row := _whole(reader, sample, shard, report)) is not None:
             uids.append(row[0])
             rows.append(row[1:])
+    if reader.trailing:
+        report.ignore("trailing data", shard.name, reader.last_key, reader.trailing)
     _count_missing(reader, expected, shard, report)
     table = np.zeros(len(rows), ROW_DTYPE)
     if rows:
         table["uid"] = parse_uids(uids)
         for column, values in zip(("image_offset", "image_size", "text_offset", "text_size"), zip(*rows)):
             table[column] = values
-    return table, report
+    return table[np.argsort(table["image_offset"], kind="stable")], report
+
+
+def is_whole(sample: TarSample) -> bool:
+    """Whether nothing that is read of a sample can still come."""
+    return "txt" in sample.parts and "json" in sample.parts and sample.first(IMAGE_EXTENSIONS) is not None
 
 
 def _count_missing(reader: TarReader, expected: int | None, shard: Shard, report: DataReport) -> None:
@@ -85,11 +95,17 @@ def _whole(reader: TarReader, sample: TarSample, shard: Shard, report: DataRepor
     if image.size == 0:
         report.lose("broken_image", shard.name, sample.key, "0 bytes")
         return None
-    if text is None or not reader.read(text, _MAX_JSON).strip():
+    if text is None or _is_blank(reader.read(text, _MAX_JSON)):
         report.lose("missing_caption", shard.name, sample.key)
         return None
     uid = _uid(reader, sample, shard, report)
     return None if uid is None else (uid, image.offset_data, image.size, text.offset_data, text.size)
+
+
+def _is_blank(caption: bytes) -> bool:
+    """Whether a caption shows nothing: white space of any kind, zero-width characters, a byte order mark."""
+    text = caption.decode("utf-8", errors="replace")
+    return not text.translate(_INVISIBLE).strip()
 
 
 def _uid(reader: TarReader, sample: TarSample, shard: Shard, report: DataReport) -> str | None:

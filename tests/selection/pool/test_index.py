@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -131,7 +134,7 @@ def test_a_tar_cut_between_members_is_noticed_too(tmp_path: Path) -> None:
     tar.write_bytes(tar.read_bytes()[:cut])
     (root / "shards" / "0_stats.json").write_text('{"successes": 8}')
     index = build(root, tmp_path / "cache")
-    assert index.report.lost["truncated_tar"] == 8 - 3  # the fourth is whole, but who would know
+    assert index.report.lost["truncated_tar"] == 8 - 4  # the fourth has all that a sample is read for
     assert index.report.samples == 10
 
 
@@ -145,7 +148,7 @@ def test_a_garbled_header_ends_the_tar_loudly(tmp_path: Path) -> None:
     tar.write_bytes(data)
     index = build(root, tmp_path / "cache")
     assert dict(index.report.lost) == {"truncated_tar": 1}
-    assert len(index) == 3 + 2  # the fourth sample came last before the damage
+    assert len(index) == 4 + 2  # the fourth sample, whole, came last before the damage
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 10240], ids=["no bytes", "no members"])
@@ -159,7 +162,7 @@ def test_an_empty_shard_is_counted(tmp_path: Path, content: bytes) -> None:
 
 def test_too_much_damage_stops_the_run(tmp_path: Path) -> None:
     write_tar(tmp_path / "pool" / "0.tar", damaged_members())
-    with pytest.raises(ClipsiftError, match=r"9 of 22 samples lost .*above max_loss 1.00%.*nocaption"):
+    with pytest.raises(ClipsiftError, match=r"9 of 22 samples lost .*above max_loss 1.00%.*first: 0 blank"):
         build(tmp_path / "pool", tmp_path / "cache", max_loss=0.01)
 
 
@@ -202,3 +205,93 @@ def test_real_pools(shared_data: Path, tmp_path: Path) -> None:
     flickr = build(shared_data / "flickr8k", tmp_path / "b")
     assert [len(flickr.shard_rows(shard)) for shard in range(3)] == [900, 600, 300]
     assert flickr.read(0).uid == "c8f8262750bf4add1fab3e6217a11388"
+
+
+def members_of(first: int, count: int, **changes: Any) -> Members:
+    return [member for number in range(first, first + count) for member in sample(f"{number:04d}", number, **changes)]
+
+
+def uids_in(index: PoolIndex) -> list[int]:
+    return sorted(index.uids["f1"].tolist())
+
+
+@pytest.mark.parametrize("padding", [0, 512, 10_240, 100_000 // 512 * 512])
+@pytest.mark.parametrize("parts", [2, 3])
+def test_joined_tars_are_read_to_the_end_of_the_file(tmp_path: Path, padding: int, parts: int) -> None:
+    data = b""
+    for part in range(parts):
+        tar = write_tar(tmp_path / "part.tar", members_of(10 * part + 1, 4))
+        data += tar.read_bytes() + bytes(padding if part + 1 < parts else 0)
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "0.tar").write_bytes(data)
+    with tarfile.open(tmp_path / "pool" / "0.tar", ignore_zeros=True) as independent:
+        found = {member.name.split(".")[0] for member in independent}
+    index = build(tmp_path / "pool", tmp_path / "cache")
+    assert len(index) == len(found) == 4 * parts
+    assert index.report.num_lost == 0
+    assert [index.read(row).key for row in range(len(index))] == sorted(found)
+
+
+@pytest.mark.parametrize("junk", [b"x" * 700, b"\x01" * 512, bytes(511) + b"\xff"])
+def test_what_lies_behind_the_end_mark_is_named_and_loses_nothing(tmp_path: Path, junk: bytes) -> None:
+    tar = write_tar(tmp_path / "pool" / "0.tar", members_of(1, 3))
+    tar.write_bytes(tar.read_bytes() + junk)
+    index = build(tmp_path / "pool", tmp_path / "cache")
+    assert len(index) == 3
+    assert index.report.num_lost == 0
+    assert index.report.ignored["trailing data"] == 1
+
+
+def by_kind(members: Members) -> Members:
+    order = {"jpg": 0, "txt": 1, "json": 2}
+    return sorted(members, key=lambda member: order[member[0].rsplit(".")[-1]])
+
+
+def backwards(members: Members) -> Members:
+    return by_kind(members)[::-1]
+
+
+def taking_turns(members: Members) -> Members:
+    half = len(members) // 2
+    return [member for pair in zip(members[:half], members[half:]) for member in pair]
+
+
+@pytest.mark.parametrize("order", [by_kind, backwards, taking_turns])
+@pytest.mark.parametrize("with_json", [True, False])
+def test_members_in_any_order_are_joined_by_key(
+    tmp_path: Path, order: Callable[[Members], Members], with_json: bool
+) -> None:
+    changes = {} if with_json else {"json": None}
+    ordered = write_tar(tmp_path / "ordered" / "0.tar", members_of(1, 8, **changes))
+    write_tar(tmp_path / "mixed" / ordered.name, order(members_of(1, 8, **changes)))
+    expected, index = (build(tmp_path / name, tmp_path / f"cache-{name}") for name in ("ordered", "mixed"))
+    assert index.report.num_lost == 0
+    assert sorted(index.uids.tolist()) == sorted(expected.uids.tolist())
+    rows = index.find(expected.uids)
+    for row, other in zip(rows.tolist(), range(len(expected))):
+        assert dataclasses.astuple(index.read(row)) == dataclasses.astuple(expected.read(other))
+
+
+def test_a_cut_never_gives_a_sample_another_uid(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "pool" / "0.tar", by_kind(members_of(1, 6)))
+    with tarfile.open(tar) as whole:
+        cut = whole.getmembers()[6 + 6 + 3].offset  # three json are left
+    tar.write_bytes(tar.read_bytes()[:cut])
+    index = build(tmp_path / "pool", tmp_path / "cache")
+    assert uids_in(index) == [1, 2, 3]
+    assert len(index) + index.report.num_lost >= 6
+
+
+@pytest.mark.parametrize("text", ["\ufeff", "\u200b", "\u00a0 \u2003", "\u200b\n\u2060\t", "\ufeff\r\n", "\u00ad"])
+def test_a_caption_that_shows_nothing_is_missing(tmp_path: Path, text: str) -> None:
+    members = [*members_of(1, 2), *sample("0009", 9, txt=text.encode())]
+    write_tar(tmp_path / "pool" / "0.tar", members)
+    index = build(tmp_path / "pool", tmp_path / "cache")
+    assert len(index) == 2
+    assert dict(index.report.lost) == {"missing_caption": 1}
+
+
+@pytest.mark.parametrize("text", ["\ufeffa", "\u200b7", "\u4e2d", "\u0e44\u0e17\u0e22", "."])
+def test_a_caption_that_shows_something_is_kept(tmp_path: Path, text: str) -> None:
+    write_tar(tmp_path / "pool" / "0.tar", sample("0009", 9, txt=text.encode()))
+    assert len(build(tmp_path / "pool", tmp_path / "cache")) == 1
