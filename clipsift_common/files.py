@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from clipsift_common.errors import ClipsiftError, first_line
 
 VISIBLE_WITHIN = 90.0  # seconds; NFS keeps what it knows of a folder for up to 60
 FINGERPRINT_LENGTH = 16  # hex digits: 64 bits tell apart any number of files a run will ever have
+_READERS = 8  # files read at a time
+# A file that changed so shortly before it was read may change again within one tick of the file system's clock.
+_SETTLED = 2_000_000_000  # nanoseconds
 
 
 @contextmanager
@@ -117,3 +121,45 @@ def array_fingerprint(*arrays: np.ndarray) -> str:
     for array in arrays:
         digest.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
     return digest.hexdigest()[:FINGERPRINT_LENGTH]
+
+
+class Contents:
+    """Fingerprints of content, kept in ``folder`` with size, times and inode of each file.
+
+    A file is read when one of these is new. Only rank 0 should ask: what other nodes see of a disk may be old.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def of(self, source: str, files: Sequence[str | Path] | None = None) -> str:
+        """The fingerprint of a file's content; of a folder, that of ``files``, by default of all files below it.
+
+        Raises :class:`ClipsiftError` for what is not there or cannot be read.
+        """
+        root = Path(source).resolve()
+        note = self.folder / f"{fingerprint(str(root))}.json"
+        known = read_json(note) if note.is_file() else {}
+        if files is None:
+            files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
+        if not files:
+            raise ClipsiftError(f"{source}: does not exist, or holds no file")
+        names = [Path(path).name if path == root else str(path).removeprefix(f"{root}/") for path in files]
+
+        def look(name: str, path: str | Path) -> tuple[list[int], str]:
+            about = Path(path).stat()
+            stamp = [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino]
+            there = known.get(name)
+            return stamp, there[1] if there and there[0] == stamp else file_fingerprint(path)
+
+        try:
+            with ThreadPoolExecutor(_READERS) as readers:
+                found = dict(zip(names, readers.map(look, names, files)))
+        except OSError as error:
+            raise ClipsiftError(f"{source}: cannot be read ({first_line(error)})") from error
+        settled = time.time_ns() - _SETTLED
+        kept = {name: [stamp, content] for name, (stamp, content) in found.items() if max(stamp[1:3]) < settled}
+        if kept != known:
+            write_json(note, kept)
+        contents = {name: content for name, (_, content) in found.items()}
+        return next(iter(contents.values())) if files == [root] else fingerprint(contents)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -42,6 +43,11 @@ def options_of(function: Callable[..., Any], num_skipped: int = 1) -> dict[str, 
     return {parameter.name: parameter.default for parameter in parameters}
 
 
+def infinity_as_word(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options in which YAML's ``.inf`` is the word ``inf``, which an option that takes it also knows, and JSON."""
+    return {name: "inf" if value == math.inf else value for name, value in options.items()}
+
+
 def check_options(what: str, function: Callable[..., Any], known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Raise :class:`ClipsiftError` for an option that is not ``known``, one of another type, or a must left out.
 
@@ -71,6 +77,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, list) and all(_fits(item, members[0]) for item in value)
     if isinstance(value, bool):  # to Python also a whole number
         return hint is bool
+    if isinstance(value, float) and math.isnan(value):
+        return False
     return isinstance(value, (int, float) if hint is float else hint)
 
 

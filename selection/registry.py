@@ -66,6 +66,7 @@ class ScoreSpec:
     function: Callable[..., Tensor]
     needs: tuple[str, ...]
     options: Mapping[str, Any]  # name -> default; inspect.Parameter.empty where one must be given
+    version: int = 1  # raised when the code changes what comes out: scores of another version are stale
     rule: Callable[..., None] | None = None  # refuses options that do not go together
 
     def check(self, options: Mapping[str, Any]) -> None:
@@ -89,14 +90,20 @@ ColumnFunction = TypeVar("ColumnFunction", bound=Callable[..., Tensor])
 
 
 def register(
-    name: str, needs: tuple[str, ...] = ("image", "text"), rule: Callable[..., None] | None = None
+    name: str,
+    needs: tuple[str, ...] = ("image", "text"),
+    rule: Callable[..., None] | None = None,
+    version: int = 1,
 ) -> Callable[[ColumnFunction], ColumnFunction]:
-    """Make a column function known to recipes as ``name``; ``rule`` refuses options that do not go together."""
+    """Make a column function known to recipes as ``name``; ``rule`` refuses options that do not go together.
+
+    ``version`` is part of what a score column is known by: raise it with a change of the code that changes scores.
+    """
 
     def enter(function: ColumnFunction) -> ColumnFunction:
         if name in SCORES:
             raise ValueError(f"score {name} is registered twice")
-        SCORES[name] = ScoreSpec(name, function, needs, options_of(function), rule)
+        SCORES[name] = ScoreSpec(name, function, needs, options_of(function), version, rule)
         return function
 
     return enter
@@ -137,6 +144,7 @@ class MethodSpec:
     over_ranks: bool  # whether all ranks call it, to share the work, instead of the first alone
     sized: bool  # whether the recipe says how many
     options: Mapping[str, Any]
+    version: int = 1  # raised when the code changes what comes out
 
     def check(self, options: Mapping[str, Any]) -> None:
         """Raise :class:`ClipsiftError` for an unknown option, one of another type, or a required one left out."""
@@ -157,9 +165,14 @@ MethodFunction = TypeVar("MethodFunction", bound=Callable[..., np.ndarray | Tens
 
 
 def register_method(
-    name: str, needs: tuple[str, ...] = (), by_score: bool = False, repeats: bool = False, over_ranks: bool = False
+    name: str,
+    needs: tuple[str, ...] = (),
+    by_score: bool = False,
+    repeats: bool = False,
+    over_ranks: bool = False,
+    version: int = 1,
 ) -> Callable[[MethodFunction], MethodFunction]:
-    """Make a function on :class:`Candidates` known to recipes as ``method: name``."""
+    """Make a function on :class:`Candidates` known to recipes as ``method: name``; ``version`` as of scores."""
 
     def enter(function: MethodFunction) -> MethodFunction:
         if name in METHODS:
@@ -167,7 +180,7 @@ def register_method(
         options = options_of(function)
         sized = "size" in options
         options.pop("size", None)
-        METHODS[name] = MethodSpec(name, function, needs, by_score, repeats, over_ranks, sized, options)
+        METHODS[name] = MethodSpec(name, function, needs, by_score, repeats, over_ranks, sized, options, version)
         return function
 
     return enter

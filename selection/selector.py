@@ -19,11 +19,11 @@ from clipsift_common.data_report import DataReport
 from clipsift_common.distributed import barrier, on_rank_zero, rank
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import (
+    Contents,
     array_fingerprint,
     atomic_path,
     file_fingerprint,
     fingerprint,
-    read_json,
     wait_for,
     write_json,
 )
@@ -31,12 +31,14 @@ from clipsift_common.machine import Machine, device_of
 from selection.features.arrays import Arrays
 from selection.features.embed import embed
 from selection.features.files import FeatureFile, FeatureRows
-from selection.features.target import load_target
+from selection.features.target import TRUSTED, load_target
+from selection.finished import is_done
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
 from selection.recipe.gather import PoolFeatures
 from selection.recipe.parsed import ParsedRecipe
 from selection.recipe.stream import choose
+from selection.scoring.column import by_content
 from selection.scoring.columns import BLOCK_ROWS, ScorePlan, column_keys, write_scores
 from selection.settings import Selection
 from selection.uids import uid_column
@@ -96,13 +98,17 @@ class Selector:
         """
         folder = self.out / "selection"
         recipe = self.recipe
-        files, features = self._feature_files()
-        parents = {"features": features, "subsets": on_rank_zero(lambda: _subset_files(recipe))}
+        source = self._source()
+        inputs = on_rank_zero(self._inputs)
+        parents = {"features": source.identity, "inputs": inputs, "code": recipe.versions}
         how = [self.selection.per_file, self.selection.normalise]
-        identity = fingerprint([recipe.as_dict(), self.seed, how, parents])
-        if on_rank_zero(lambda: _is_done(folder, identity)):
+        known = by_content(recipe.as_dict(), inputs)
+        about = {"recipe": recipe.as_dict(), "seed": self.seed, "parents": parents, "how": how}
+        about["identity"] = fingerprint([known, self.seed, how, source.identity, recipe.versions])
+        if on_rank_zero(lambda: is_done(folder, about, source.identity_before)):
             return folder / "subset.npy"
-        plan = self._plan(features)
+        files = source.make()
+        plan = self._plan(source.identity, inputs)
         lost = write_scores(files, plan, folder / "scores")
         if self.report.samples:  # the index has counted them
             lost.samples = 0
@@ -110,12 +116,12 @@ class Selector:
         self.report.check(self.max_loss)
         if rank() == 0:
             write_json(folder / "data_report.json", self.report.as_dict())
-        about = self._choose(files, plan, folder)
-        if not about["num_kept"]:
+        chosen = self._choose(files, plan, folder)
+        if not chosen["num_kept"]:
             (folder / "subset.npy").unlink(missing_ok=True)
-            raise ClipsiftError(f"selection: nothing is left of {about['num_pool']} pairs; look at {folder / 'scores'}")
+            raise ClipsiftError(f"selection: nothing is left of {chosen['num_pool']} pairs; see {folder / 'scores'}")
         if rank() == 0:
-            about |= {"recipe": recipe.as_dict(), "seed": self.seed, "parents": parents, "identity": identity}
+            about = chosen | about
             write_json(folder / "subset.json", about | {"fingerprint": file_fingerprint(folder / "subset.npy")})
         barrier()
         wait_for(folder / "subset.json")
@@ -128,23 +134,41 @@ class Selector:
         paths = [folder / "scores" / f"{file.stem}.parquet" for file in files]
         return choose(paths, self.recipe, folder / "subset.npy", gathered, self.seed)
 
-    def _feature_files(self) -> tuple[Sequence[FeatureRows], str]:
-        """The metadata to score and its fingerprint: the pool's own, or made here from its tars."""
-        if isinstance(self.pool, Arrays):
-            return [self.pool], self.pool.fingerprint()
-        if self.selection.features or (self.pool.metadata and not self.clip):
-            files = [FeatureFile(path, self.selection.features) for path in self.pool.metadata]
+    def _inputs(self) -> dict[str, str]:
+        """The content of the files that the recipe names, by the names it has for them."""
+        contents = Contents(self.cache / "contents")
+        given = {name: array_fingerprint(rows.cpu().numpy()) for name, rows in self.targets.items()}
+        named = [*self.recipe.targets, *self.recipe.language_models, *self.recipe.subsets]
+        places = {name: self.trusted if name == TRUSTED else name for name in named}
+        there = {name: place for name, place in places.items() if place and Path(place).exists()}
+        return {name: contents.of(place) for name, place in there.items() if name not in given} | given
+
+    def _source(self) -> _Source:
+        """What is scored: arrays, the pool's metadata, or what is made here from its tars."""
+        pool = self.pool
+        if isinstance(pool, Arrays):
+            return _Source(pool.fingerprint(), lambda: [pool])
+        if self.selection.features or (pool.metadata and not self.clip):
+            files = [FeatureFile(path, self.selection.features) for path in pool.metadata]
             if not files:
                 raise ClipsiftError(
-                    f"pool: {self.pool.location} has no metadata/*.parquet with features "
+                    f"pool: {pool.location} has no metadata/*.parquet with features "
                     f"{self.selection.features}; give a teacher instead"
                 )
-            return files, on_rank_zero(lambda: _fingerprint(files))
-        self.report.merge(self.index.report)
+            before, identity = on_rank_zero(lambda: _fingerprints(files, pool, Contents(self.cache / "contents")))
+            return _Source(identity, lambda: files, before)
         if self.clip is None:
-            return self._listed()
+            return _Source(self.index.fingerprint, self._listed)
+        index, precision = self.index.fingerprint, self.selection.embedding.precision
+        identity = fingerprint([index, self.clip.identity, precision])
+        before = fingerprint([index, self.clip.fingerprint, precision])
+        return _Source(identity, lambda: self._embedded(identity), before)
+
+    def _embedded(self, identity: str) -> list[FeatureFile]:
+        """The features that the teacher makes."""
+        assert self.clip is not None
+        self.report.merge(self.index.report)
         embedding = self.selection.embedding
-        identity = fingerprint([self.index.fingerprint, self.clip.identity, embedding.precision])
         files, lost = embed(
             self.index,
             self.clip,
@@ -156,10 +180,11 @@ class Selector:
             embedding.precision,
         )
         self.report.merge(lost)
-        return files, identity
+        return files
 
-    def _listed(self) -> tuple[list[FeatureFile], str]:
+    def _listed(self) -> list[FeatureFile]:
         """Metadata without features: the uids of the index, for recipes that look at no feature."""
+        self.report.merge(self.index.report)
         folder = self.cache / "features" / self.index.fingerprint
         names = [shard.name for shard in self.index.shards]
         if rank() == 0:
@@ -168,9 +193,9 @@ class Selector:
                 uids = self.index.uids[rows.start : rows.stop]
                 _write_uids(folder / f"{name}.parquet", uids)
         barrier()
-        return [FeatureFile(str(folder / f"{name}.parquet")) for name in names], self.index.fingerprint
+        return [FeatureFile(str(folder / f"{name}.parquet")) for name in names]
 
-    def _plan(self, features: str) -> ScorePlan:
+    def _plan(self, features: str, inputs: Mapping[str, str]) -> ScorePlan:
         device = device_of(self.machine)
         loaded: dict[str, torch.Tensor] = {}
         name = self.selection.features or EMBEDDED
@@ -185,31 +210,29 @@ class Selector:
 
         for source in self.recipe.targets:  # before the ranks part: making one is a collective
             target(source)
-        prints = {source: array_fingerprint(features.cpu().numpy()) for source, features in loaded.items()}
+        contents = dict(inputs) | {name: array_fingerprint(rows.cpu().numpy()) for name, rows in loaded.items()}
         block_rows = 0 if self.selection.per_file else BLOCK_ROWS
         columns = self.recipe.columns
         normalise = self.selection.normalise
-        keys = column_keys(columns, features, self.seed, prints, block_rows, normalise)
+        keys = column_keys(columns, features, self.seed, contents, block_rows, normalise)
         return ScorePlan(columns, keys, self.cache / "scores", self.seed, device, target, block_rows, normalise)
 
 
-def _fingerprint(files: list[FeatureFile]) -> str:
+@dataclass(frozen=True)
+class _Source:
+    """What is scored: its ``identity``, how to ``make`` it now, and what ``subset.json`` had as its identity before."""
+
+    identity: str
+    make: Callable[[], Sequence[FeatureRows]]
+    identity_before: str | None = None
+
+
+def _fingerprints(files: list[FeatureFile], pool: Pool, contents: Contents) -> tuple[str, str]:
+    """Of footers and features' checksums alone; and of these with all that is in the files, when they are here."""
     with ThreadPoolExecutor(OPEN_FILES) as opened:
-        return fingerprint(list(opened.map(FeatureFile.fingerprint, files)))
-
-
-def _is_done(folder: Path, identity: str) -> bool:
-    """Whether the folder holds this selection. Raises :class:`ClipsiftError` when it holds another."""
-    if not (folder / "subset.json").is_file():
-        return False
-    if read_json(folder / "subset.json")["identity"] != identity:
-        raise ClipsiftError(f"{folder}: holds a selection made with other settings; use another --out or delete it")
-    return True
-
-
-def _subset_files(recipe: ParsedRecipe) -> dict[str, Any]:
-    files = [*([recipe.within] if recipe.within else []), *recipe.union, *recipe.intersect, *recipe.subtract]
-    return {Path(path).name: file_fingerprint(path) for path in files}
+        footers = fingerprint(list(opened.map(FeatureFile.fingerprint, files)))
+    local = [file.path for file in files if Path(file.path).is_file()]
+    return footers, fingerprint([footers, contents.of(pool.location, local)]) if local else footers
 
 
 def _write_uids(path: Path, uids: np.ndarray) -> None:

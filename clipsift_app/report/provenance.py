@@ -31,7 +31,7 @@ def _fingerprints(run: RunData) -> dict[str, str]:
     parents = selection.get("parents", {})
     found = {
         "features": parents.get("features"),
-        **{str(name): value for name, value in parents.get("subsets", {}).items()},
+        **{str(name): value for name, value in (parents.get("subsets", {}) | parents.get("inputs", {})).items()},
         "subset file": selection.get("fingerprint"),
         "uids trained on": training.get("subset"),
         "training's settings": training.get("config"),

@@ -21,12 +21,18 @@ def is_english(captions: Sequence[str], language: Language) -> np.ndarray:
     """
     if language is False or language == "off":
         return np.ones(len(captions), bool)
-    labels, _ = _model(language).predict([caption.replace("\n", " ") for caption in captions])
+    labels, _ = _model(language, _stamp(language)).predict([caption.replace("\n", " ") for caption in captions])
     return np.array([label[0] == "__label__en" for label in labels], bool)
 
 
+def _stamp(path: str) -> tuple[int, int]:
+    """Changes when the file does, so that a long-lived process reads it again."""
+    about = Path(path).stat() if Path(path).is_file() else None
+    return (about.st_size, about.st_mtime_ns) if about else (0, 0)
+
+
 @cache
-def _model(path: str) -> Any:
+def _model(path: str, stamp: tuple[int, int]) -> Any:
     if not Path(path).is_file():
         raise ClipsiftError(f"language: {path} does not exist; give fastText's lid.176.bin (see fasttext.cc) or off")
     try:

@@ -9,6 +9,7 @@ from typing import Any
 from clipsift_common.errors import ClipsiftError
 from selection.methods import METHODS
 from selection.recipe.step import Step, with_distinct_names
+from selection.scores import SCORES
 from selection.scoring.column import Column
 
 
@@ -59,6 +60,24 @@ class ParsedRecipe:
     def targets(self) -> list[str]:
         """The sources of target features, sorted."""
         return sorted({target for step in self.steps for target in step.targets})
+
+    @property
+    def language_models(self) -> list[str]:
+        """The files of the language models that scores use, sorted."""
+        leaves = (leaf for step in self.steps if step.column for leaf in step.column.leaves())
+        named = {leaf.options.get("language") for leaf in leaves}
+        return sorted(name for name in named if isinstance(name, str) and name != "off")
+
+    @property
+    def subsets(self) -> list[str]:
+        """The subset files of set operations, in order."""
+        return [*([self.within] if self.within else []), *self.union, *self.intersect, *self.subtract]
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """The version of the code of each score and method, by name."""
+        scores = {column.score: SCORES[column.score].version for column in self.columns}
+        return scores | {step.method: METHODS[step.method].version for step in self.steps if step.method}
 
     @property
     def needs_features(self) -> bool:

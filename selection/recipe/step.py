@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -11,6 +12,7 @@ import numpy as np
 
 from clipsift_common.errors import ClipsiftError
 from selection.methods import METHODS
+from selection.options import infinity_as_word
 from selection.recipe.top import keep_datacomp, keep_threshold, keep_top, num_to_keep
 from selection.scoring.column import TARGET_OPTIONS, Column, named_targets
 
@@ -71,7 +73,7 @@ class Step:
             raise ClipsiftError(f"{where}: {say} (got {', '.join(given) or 'none'})")
         for name in given:
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise ClipsiftError(f"{where}: {name} is a number, got {value!r}")
         if self.keep is not None and not 0 < self.keep <= 1:
             raise ClipsiftError(f"{where}: keep is a fraction in (0, 1], got {self.keep}")
@@ -171,7 +173,7 @@ def _parse_method(where: str, values: dict[str, Any]) -> dict[str, Any]:
     if spec.by_score != (of is not None):
         verb = "needs a" if spec.by_score else "takes no"
         raise ClipsiftError(f"{where}: {method} {verb} score to choose by (of: {{score: clip_score}})")
-    options = {key: value for key, value in values.items() if key not in _SETTINGS}
+    options = infinity_as_word({key: value for key, value in values.items() if key not in _SETTINGS})
     try:
         spec.check(options)
     except ClipsiftError as error:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from clipsift_common.errors import ClipsiftError
+from selection.options import infinity_as_word
 from selection.registry import FeatureBlock
 from selection.scores import SCORES
 from selection.scoring.combine import COMBINATIONS, check_combination
@@ -35,7 +36,7 @@ class Column:
             raise ClipsiftError(f"{where}: no score is named {score!r} (there are {', '.join(_scores())})")
         if not isinstance(name, str) or not name or name == "uid":
             raise ClipsiftError(f"{where}: name is a word other than uid, got {name!r}")
-        options = {key: value for key, value in values.items() if key not in ("score", "name", "of")}
+        options = infinity_as_word({key: values[key] for key in values if key not in ("score", "name", "of")})
         of = values.get("of", [])
         if score in SCORES and of:
             raise ClipsiftError(f"{where}: of goes with {', '.join(COMBINATIONS)}, not with {score}")
@@ -81,6 +82,15 @@ class Column:
         """The mapping that it is parsed from."""
         of = {"of": [part.as_yaml() for part in self.of]} if self.of else {}
         return {"score": self.score, "name": self.name} | of | self.options
+
+
+def by_content(values: Any, contents: Mapping[str, str]) -> Any:
+    """``values`` with every word that names something in ``contents`` replaced by the fingerprint there."""
+    if isinstance(values, Mapping):
+        return {key: by_content(value, contents) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [by_content(value, contents) for value in values]
+    return contents.get(values, values) if isinstance(values, str) else values
 
 
 def named_targets(options: dict[str, Any]) -> list[str]:

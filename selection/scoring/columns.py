@@ -18,7 +18,8 @@ from clipsift_common.files import fingerprint
 from clipsift_common.progress import Progress
 from selection.features.files import FeatureRows, bad_norms, copy_rows, off_unit, row_norms
 from selection.registry import FeatureBlock
-from selection.scoring.column import Column
+from selection.scores import SCORES
+from selection.scoring.column import Column, by_content
 from selection.scoring.files import LostRows, ScoreFile, lost_rows_of, write_score_file
 from selection.uids import repeats
 
@@ -245,7 +246,7 @@ def column_keys(
     columns: Sequence[Column],
     features: str,
     seed: int,
-    targets: Mapping[str, str],
+    contents: Mapping[str, str],
     block_rows: int,
     normalise: bool = False,
 ) -> dict[str, str]:
@@ -253,7 +254,7 @@ def column_keys(
 
     Args:
         features: identity of the features.
-        targets: identity of each target's features.
+        contents: fingerprints of what the options' names stand for: targets' features, language models.
     """
     shared = [
         features,
@@ -263,6 +264,8 @@ def column_keys(
         features_needed(columns),
     ]  # rows lacking one needed tower have no score
     return {
-        column.name: fingerprint([shared, column.score, column.options, [targets[target] for target in column.targets]])
+        column.name: fingerprint(
+            [shared, column.score, SCORES[column.score].version, by_content(column.options, contents)]
+        )
         for column in columns
     }

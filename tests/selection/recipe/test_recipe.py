@@ -165,3 +165,25 @@ def test_within_a_given_subset(golden: Path) -> None:
     )
     subset = recipe.run(str(golden / "selection" / "pool"), "l14")
     assert subset == reference(golden, "recipe_given_subset_scliploss90_normsiminf_downstream80")
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        ({"score": "clip_score", "threshold": float("-inf")}, "threshold is a number, got -inf"),
+        ({"score": "clip_score", "keep": float("nan")}, "keep is a number, got nan"),
+        ({"score": "s_cliploss", "temperature": float("inf"), "keep": 0.5}, "temperature is a number"),
+        ({"score": "normsim", "target": "t", "p": float("nan"), "keep": 0.5}, "p is a number"),
+        ({"method": "semdedup", "epsilon": float("inf")}, "epsilon is a number"),
+    ],
+)
+def test_numbers_that_are_none_are_refused_and_infinity_where_it_means_nothing(step: dict, words: str) -> None:
+    with pytest.raises(ClipsiftError, match=words):
+        ParsedRecipe.parse([step])
+
+
+def test_yamls_infinity_is_the_word() -> None:
+    infinite = [
+        ParsedRecipe.parse([{"score": "normsim", "target": "t", "p": p, "keep": 1}]) for p in (float("inf"), "inf")
+    ]
+    assert infinite[0] == infinite[1]
