@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from clipsift_app.config_files import find_config
 from clipsift_common.errors import ClipsiftError
+
+MOST_VALUES = 100_000
 
 
 def with_includes(arguments: list[str]) -> list[str]:
@@ -37,10 +41,51 @@ def _files(name: str, folder: Path, parents: tuple[Path, ...]) -> list[Path]:
         raise ClipsiftError(f"config: {name} does not exist{where}")
     if path.resolve() in parents:
         raise ClipsiftError(f"config: {path} includes itself")
+    included = read_config(path).get("include") or []
+    if not isinstance(included, list):
+        raise ClipsiftError(f"config: {path}: include is a list of files, got {included!r}")
+    parents = (*parents, path.resolve())
+    return [file for part in included for file in _files(str(part), path.parent, parents)] + [path]
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The mapping in a config file; empty for one that has nothing but comments.
+
+    Raises :class:`ClipsiftError` for a file that cannot be read, is no YAML, holds something else than a mapping, or
+    more than :data:`MOST_VALUES` with its aliases written out.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError, ValueError) as error:
         raise ClipsiftError(f"config: {path} is not YAML ({' '.join(str(error).split())})") from error
-    included = values.get("include") if isinstance(values, dict) else None
-    parents = (*parents, path.resolve())
-    return [file for part in included or [] for file in _files(str(part), path.parent, parents)] + [path]
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ClipsiftError(f"config: {path} line 1: holds a {type(values).__name__}, not settings such as pool: DIR")
+    if _num_values(values, {}) > MOST_VALUES:
+        raise ClipsiftError(f"config: {path}: its aliases stand for more than {MOST_VALUES:,} values; write them out")
+    return values
+
+
+def _num_values(values: Any, known: dict[int, float]) -> float:
+    """How many values there are with every alias written out; infinity for one that is in itself."""
+    if not isinstance(values, dict | list):
+        return 1
+    if id(values) not in known:
+        known[id(values)] = float("inf")  # met again below, it is in itself
+        parts = values.values() if isinstance(values, dict) else values
+        known[id(values)] = 1 + sum(_num_values(part, known) for part in parts)
+    return known[id(values)]
+
+
+def check_known(arguments: list[str], known: Collection[str]) -> None:
+    """Raise :class:`ClipsiftError` for a key at the top of a config file that is not ``known``.
+
+    The parser finds those with a value; one without is nothing to it.
+    """
+    for argument in arguments:
+        if argument.startswith("--config="):
+            path = Path(argument.removeprefix("--config="))
+            unknown = [key for key in read_config(path) if key.partition(".")[0] not in known]
+            if unknown:
+                raise ClipsiftError(f"config: {path}: there is no setting {unknown[0]}")

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import jsonargparse
 
-from clipsift_app.includes import with_includes
+from clipsift_app.includes import check_known, with_includes
 from clipsift_app.paths import expand_home, make_absolute
 from clipsift_app.run_cli import RunCLI, one_line
 from clipsift_app.setting_checks import check_run
@@ -32,7 +32,9 @@ def parse_run(arguments: list[str], needs_eval: bool = True, trains: bool = True
         ClipsiftError: one line, for an unknown key, a wrong type, a missing path, a contradiction.
     """
     try:
-        cli = RunCLI(with_includes(arguments), trains)
+        arguments = with_includes(arguments)
+        cli = RunCLI(arguments, trains)
+        check_known(arguments, {action.dest.partition(".")[0] for action in cli.parser._actions})
         settings = expand_home(cli.config)
         for key in ("pool", "out"):
             if settings[key] is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import jsonargparse
 
-from clipsift_app.includes import with_includes
+from clipsift_app.includes import check_known, with_includes
 from clipsift_app.paths import absolute, expand_home
 from clipsift_app.run_cli import one_line
 from clipsift_common.errors import ClipsiftError
@@ -26,7 +26,9 @@ def parse_settings(kind: Callable[..., Any], arguments: list[str], positional: s
     parser.add_argument("--config", action=jsonargparse.ActionConfigFile, help="YAML file with these settings.")
     parser.add_class_arguments(kind, None)
     try:
-        values = expand_home(parser.parse_args(with_includes(arguments)).as_dict())
+        arguments = with_includes(arguments)
+        values = expand_home(parser.parse_args(arguments).as_dict())
+        check_known(arguments, {action.dest.partition(".")[0] for action in parser._actions})
         values.pop("config", None)
         if values.get("model"):
             values["model"] = absolute(values["model"])  # may be one of the packaged JSON files
