@@ -32,6 +32,7 @@ from selection.features.arrays import Arrays
 from selection.features.embed import embed
 from selection.features.files import FeatureFile, FeatureRows
 from selection.features.target import TRUSTED, load_target
+from selection.features.target_rows import checked_rows
 from selection.finished import is_done
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
@@ -199,13 +200,15 @@ class Selector:
         device = device_of(self.machine)
         loaded: dict[str, torch.Tensor] = {}
         name = self.selection.features or EMBEDDED
+        centroids = self.recipe.centroids  # means of unit rows are shorter, and compared as they are
 
         def target(source: str) -> torch.Tensor:
             if source not in loaded:
                 given = self.targets.get(source)
                 if given is None:
                     given = load_target(source, self.clip, name, self.cache, device, self.trusted)
-                loaded[source] = given.to(device)
+                rows = given if source in centroids else checked_rows(source, given, self.selection.normalise)
+                loaded[source] = rows.to(device)
             return loaded[source]
 
         for source in self.recipe.targets:  # before the ranks part: making one is a collective

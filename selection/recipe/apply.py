@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -17,6 +18,8 @@ from selection.recipe.step import Step
 from selection.registry import Candidates
 from selection.scoring.column import Column
 from selection.subset import Subset
+
+logger = logging.getLogger("clipsift")
 
 
 class FeatureSource(Protocol):
@@ -64,7 +67,7 @@ def apply_recipe(
     rows = np.arange(len(uids)) if rows is None else rows
     for step in recipe.steps:
         scores = None if step.column is None else _values(step.column, columns, pool, len(uids))[left]
-        cut = None
+        num_before, cut = len(left), None
         if step.method:
             left = _choose(step, left, rows, scores, num_pool, features, seed)
         else:
@@ -73,7 +76,7 @@ def apply_recipe(
             left, cut = left[mask], float(scores[mask].min()) if mask.any() else None
         asked, what = step.keep or step.count, step.score or step.method
         record = {"name": step.name, "score": what, "keep": asked, "num_kept": len(left), "threshold": cut}
-        done.append({**record, "options": step.options})
+        done.append({**record, "drops_none": drops_none(step, num_before, len(left)), "options": step.options})
     subset, operations = Subset(uids[left]), []
     for operation, files in (
         ("union", recipe.union),
@@ -85,6 +88,18 @@ def apply_recipe(
             subset = getattr(subset, operation)(other)
             operations.append({"operation": operation, "file": path, "size": len(other), "num_kept": len(subset)})
     return subset, {"num_pool": num_pool, "steps": done, "operations": operations}
+
+
+def drops_none(step: Step, num_before: int, num_kept: int) -> bool:
+    """Whether a step kept all that was left to it, with a warning when it did: that is hardly what was meant."""
+    if num_kept != num_before or step.keep == 1:
+        return False
+    logger.warning(
+        "select: %s drops none of the %s pairs that are left; keep is a share of the whole pool, count a number of it",
+        step.name,
+        f"{num_before:,}",
+    )
+    return True
 
 
 def _values(column: Column, columns: Mapping[str, np.ndarray], pool: np.ndarray, num_rows: int) -> np.ndarray:

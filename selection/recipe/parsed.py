@@ -62,6 +62,13 @@ class ParsedRecipe:
         return sorted({target for step in self.steps for target in step.targets})
 
     @property
+    def centroids(self) -> frozenset[str]:
+        """Those of the targets that are centroids."""
+        options = [step.options for step in self.steps]
+        options += [leaf.options for step in self.steps if step.column for leaf in step.column.leaves()]
+        return frozenset(given["centroids"] for given in options if isinstance(given.get("centroids"), str))
+
+    @property
     def language_models(self) -> list[str]:
         """The files of the language models that scores use, sorted."""
         leaves = (leaf for step in self.steps if step.column for leaf in step.column.leaves())

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from clipsift_common.distributed import barrier, broadcast_object, gather_objects, rank, sum_over_ranks, world_size
-from selection.recipe.apply import FeatureSource, apply_recipe
+from selection.recipe.apply import FeatureSource, apply_recipe, drops_none
 from selection.recipe.cut import Cut, find_cut
 from selection.recipe.parsed import ParsedRecipe
 from selection.recipe.step import Step
@@ -105,6 +105,7 @@ def _gather(
 
 
 def _take_step(step: Step, mine: list[ScoreFile], num_pool: int) -> dict[str, Any]:
+    num_before = _num_left(mine)
     cut = _cut(step, [_Column(file, step.name) for file in mine], num_pool)
     lowest = np.float32(np.inf)
     for file in mine:
@@ -115,6 +116,7 @@ def _take_step(step: Step, mine: list[ScoreFile], num_pool: int) -> dict[str, An
     threshold = float(min(gather_objects(lowest))) if num_kept else None
     logger.info("select: %s keeps %s of %s", step.name, f"{num_kept:,}", f"{num_pool:,}")
     record = {"name": step.name, "score": step.score, "keep": step.keep or step.count, "num_kept": num_kept}
+    record |= {"drops_none": drops_none(step, num_before, num_kept)}
     return record | {"threshold": threshold, "last_tie": cut.last_uid, "options": step.options}
 
 

@@ -246,3 +246,46 @@ def test_a_file_that_has_just_changed_is_read_again_next_time(tmp_path: Path) ->
     (tmp_path / "a").write_bytes(b"1")
     Contents(tmp_path / "cache").of(str(tmp_path / "a"))
     assert not list((tmp_path / "cache").glob("*.json"))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
+def test_target_rows_are_normalised_as_the_pools_are(world: Path, dtype: type) -> None:
+    target = np.load(world / "a.npy")
+    np.save(world / "long.npy", (target * np.array([[0.1], [3], [1], [7], [2]])).astype(dtype))
+    kept = [
+        select(world, name, steps=[{**NEAREST, "target": str(world / f"{name}.npy")}], normalise=True)
+        for name in ("a", "long")
+    ]
+    assert kept[0] == kept[1] == best(target)
+
+
+def test_target_rows_of_another_length_are_said(world: Path, caplog: pytest.LogCaptureFixture) -> None:
+    np.save(world / "long.npy", np.load(world / "a.npy") * np.array([[1], [1], [3], [1], [1]]))
+    select(world, steps=[{**NEAREST, "target": str(world / "long.npy")}])
+    assert "long.npy: 1 of 5 rows are not of unit length (first: row 2, length 3)" in caplog.text
+    caplog.clear()
+    select(world, "other", steps=[{**NEAREST, "target": str(world / "a.npy")}])
+    assert "not of unit length" not in caplog.text
+
+
+SECOND = {"score": "random", "keep": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("steps", "idle"),
+    [
+        ([{"score": "clip_score", "keep": 0.1}, SECOND], [False, True]),
+        ([{"score": "clip_score", "count": 1_000_000}], [True]),
+        ([{"score": "clip_score", "threshold": -2}], [True]),
+        ([{"score": "clip_score", "keep": 0.5}, {"score": "random", "keep": 0.1}], [False, False]),
+        ([{"score": "clip_score", "keep": 1.0}], [False]),  # asked for
+        ([{"score": "rank_sum", "of": [{"score": "clip_score"}, {"score": "random"}], "count": 99}], [True]),
+    ],
+)
+def test_a_step_that_drops_nothing_says_so(
+    world: Path, caplog: pytest.LogCaptureFixture, steps: list[dict[str, Any]], idle: list[bool]
+) -> None:
+    select(world, steps=steps)
+    about = read_json(world / "run/selection/subset.json")
+    assert [step["drops_none"] for step in about["steps"]] == idle
+    assert caplog.text.count("drops none of the") == sum(idle)

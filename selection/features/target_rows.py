@@ -1,0 +1,39 @@
+"""The rows of a target: none that no cosine can be computed from, and of the length that the settings say."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import torch
+
+from clipsift_common.errors import ClipsiftError
+from selection.features.files import bad_norms, normalised, off_unit, row_norms
+
+logger = logging.getLogger("clipsift")
+
+
+def checked_rows(name: str, rows: torch.Tensor, normalise: bool) -> torch.Tensor:
+    """A target's rows (t, d), of unit length if ``normalise``; without it others are taken as they are, with a warning.
+
+    Raises :class:`ClipsiftError` for a row that is not finite or all zero.
+    """
+    features = np.asarray(rows.cpu())
+    norms = row_norms(features)
+    bad = np.flatnonzero(bad_norms(norms))
+    if len(bad):
+        raise ClipsiftError(f"target: {name} row {bad[0]} is not finite or all zero; leave it out")
+    if normalise:
+        return torch.from_numpy(normalised(features))
+    off = np.flatnonzero(off_unit(norms))
+    if len(off):
+        logger.warning(
+            "target: %s: %s of %s rows are not of unit length (first: row %d, length %.3g); "
+            "set selection.normalise if they should be",
+            name,
+            f"{len(off):,}",
+            f"{len(norms):,}",
+            off[0],
+            norms[off[0]],
+        )
+    return rows
