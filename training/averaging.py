@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -18,7 +21,8 @@ class MovingAverage(WeightAveraging):
     """
 
     def __init__(self, decay: float) -> None:
-        super().__init__(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        super().__init__(use_buffers=False)
+        self._mix = get_ema_multi_avg_fn(decay)
 
     @property
     def _average(self) -> AveragedModel:
@@ -32,6 +36,25 @@ class MovingAverage(WeightAveraging):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         average = self._average.to(pl_module.device)  # made before the model was moved there
         average.n_averaged = average.n_averaged.cpu()  # it is looked at every step; a GPU need not be waited for
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step > self._latest_update_step:
+            self._update(pl_module)
+            self._latest_update_step = trainer.global_step
+
+    @torch.no_grad()
+    def _update(self, pl_module: L.LightningModule) -> None:
+        """``AveragedModel.update_parameters``, but that sends the GPU a count that it has no use for."""
+        average = self._average
+        averages: list[torch.Tensor] = list(average.module.parameters())
+        weights: list[torch.Tensor] = list(pl_module.parameters())
+        if average.n_averaged == 0:
+            torch._foreach_copy_(averages, weights)
+        else:
+            self._mix(averages, weights, average.n_averaged)  # type: ignore[arg-type]
+        average.n_averaged += 1
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)

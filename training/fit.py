@@ -23,6 +23,7 @@ from training.fsdp import ShardedStrategy, full_state
 from training.metrics import Metrics
 from training.model import CLIPModule
 from training.online import OnlineSelection
+from training.precision import float32_as_open_clip
 from training.supervisor import Interrupted, Supervisor
 
 logger = logging.getLogger("clipsift")
@@ -91,7 +92,8 @@ def fit(
     trainer = make_fit_trainer(machine, alone, own, options)
     if trainer.is_global_zero:
         (folder / _NOTE).unlink(missing_ok=True)  # of another experiment, or not wanted: these weights will go
-    trainer.fit(module, datamodule=datamodule, ckpt_path=start, weights_only=True)
+    with float32_as_open_clip(trainer.strategy.root_device):
+        trainer.fit(module, datamodule=datamodule, ckpt_path=start, weights_only=True)
     if supervisor.interrupted:
         stopped = Interrupted(trainer.global_step, datamodule.total_steps)
         logger.warning("training: %s", stopped)
@@ -162,6 +164,7 @@ def make_fit_trainer(
         "callbacks": [*listed(options.get("callbacks")), *callbacks],
         "use_distributed_sampler": False,
     }
+    options = {"benchmark": not options.get("deterministic")} | options  # cuDNN's fastest convolution, as in open_clip
     return (make_lone_trainer if alone else make_trainer)(machine, **options | fixed)
 
 

@@ -16,11 +16,16 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from clipsift_common.clip import LoadedCLIP, get_tokenizer
+from clipsift_common.distributed import waiting_group
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.machine import num_threads
+from selection.kernels.checks import unit_rows
+from selection.kernels.tiles import full_precision
+from selection.kernels.transfer import sent
 from selection.recipe.step import Step
 from selection.recipe.top import keep_top
 from selection.registry import FeatureBlock
+from selection.scores import SCORES
 from selection.settings import Selection, Teacher
 from selection.uids import UID_DTYPE
 from training.loading.permutation import hash64
@@ -139,16 +144,16 @@ class OnlineSelection(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        with num_threads(1), torch.inference_mode():
+        with num_threads(1), torch.inference_mode(), full_precision():
             features = self.encode(batch["image"], batch["text"])
         ranks = Shares(self.num_drawn, self.global_batch, trainer.global_rank, trainer.world_size)
         features, uids = ranks.gather(features), ranks.gather(batch["uid"])
-        kept = torch.full((self.global_batch,), -1, dtype=torch.int64, device=uids.device)
+        kept = torch.full((self.global_batch,), -1, dtype=torch.int64)
         if trainer.is_global_zero:
             with suppress(ValueError):  # features that are not finite; all ranks must hear of it
                 chosen = self.choose(features, uids, batch_idx)
                 kept[: len(chosen)] = chosen
-        kept = ranks.broadcast(kept).cpu()
+        kept = ranks.broadcast(kept)
         if kept[-1] < 0:
             raise ClipsiftError(
                 f"online: the teacher gives fewer than {self.global_batch} finite scores at step {batch_idx + 1}; "
@@ -190,15 +195,18 @@ class OnlineSelection(L.Callback):
         """
         image, text = features.chunk(2, dim=1)
         block = FeatureBlock(image, text, int(hash64(self.seed, step)) >> 1, target=self.target)
-        keys = uids.cpu().contiguous().numpy().view(UID_DTYPE).reshape(-1)
+        places = uids.to("cpu", non_blocking=True)  # there with the scores, which are waited for
+        leaves = [leaf for plan in self.steps if plan.column for leaf in plan.column.leaves()]
+        with num_threads(1), unit_rows():
+            found = iter(torch.stack([SCORES[leaf.score](block, **leaf.options) for leaf in leaves]).cpu().numpy())
+        keys = places.contiguous().numpy().view(UID_DTYPE).reshape(-1)
         left = np.arange(len(uids))
-        with num_threads(1):
-            for number, plan in enumerate(self.steps):
-                assert plan.column is not None
-                scores = plan.column.values_of(block)[left]
-                is_last = number + 1 == len(self.steps)
-                size = self.global_batch if is_last else max(self.global_batch, plan.size(len(uids)))
-                left = left[keep_top(scores, keys[left], size)]
+        for number, plan in enumerate(self.steps):
+            assert plan.column is not None
+            scores = plan.column.values(lambda leaf: next(found))[left]
+            is_last = number + 1 == len(self.steps)
+            size = self.global_batch if is_last else max(self.global_batch, plan.size(len(uids)))
+            left = left[keep_top(scores, keys[left], size)]
         return torch.from_numpy(left)
 
 
@@ -230,22 +238,22 @@ class Shares:
         return torch.cat([part[:count] for part, count in zip(parts, counts)])
 
     def broadcast(self, values: torch.Tensor) -> torch.Tensor:
-        """Rank 0's values."""
+        """Rank 0's values, on the CPU."""
         if self.world_size > 1:
-            dist.broadcast(values, src=0)
+            dist.broadcast(values, src=0, group=waiting_group())
         return values
 
     def exchange(self, rows: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
         """This rank's part of the kept samples (ascending places, on the CPU), out of every rank's ``rows``."""
         if self.world_size == 1:
-            return rows[kept.to(rows.device)]
+            return rows[sent(kept, rows.device)]
         source = torch.bucketize(kept, torch.tensor(self.starts[1:]), right=True)
         goal = torch.arange(len(kept)) // self.share
         mine = source == self.rank
-        sent = torch.bincount(goal[mine], minlength=self.world_size).tolist()
+        given = torch.bincount(goal[mine], minlength=self.world_size).tolist()
         taken = torch.bincount(source[goal == self.rank], minlength=self.world_size).tolist()
-        outgoing = rows[(kept[mine] - self.starts[self.rank]).to(rows.device)]
+        outgoing = rows[sent(kept[mine] - self.starts[self.rank], rows.device)]
         outgoing = outgoing.contiguous()  # memory is what is sent, and pictures come pixel by pixel
         incoming = rows.new_empty(self.share, *rows.shape[1:])
-        dist.all_to_all_single(incoming, outgoing, taken, sent)
+        dist.all_to_all_single(incoming, outgoing, taken, given)
         return incoming

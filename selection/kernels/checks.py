@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
 
 from selection.kernels.tiles import linear_tiles
+
+_unit_rows: ContextVar[bool] = ContextVar("unit_rows", default=False)
+
+
+@contextmanager
+def unit_rows() -> Iterator[None]:
+    """In the block, features on a GPU are taken for finite unit rows: looking at them would wait for the GPU.
+
+    Where they are not finite, scores are not either.
+    """
+    token = _unit_rows.set(True)
+    try:
+        yield
+    finally:
+        _unit_rows.reset(token)
+
+
+def taken_for_unit(features: Tensor) -> bool:
+    """Whether :func:`unit_rows` says so of ``features``."""
+    return features.is_cuda and _unit_rows.get()
 
 
 def check_features(features: Tensor, name: str = "features") -> Tensor:
@@ -21,7 +44,9 @@ def check_features(features: Tensor, name: str = "features") -> Tensor:
     norms = torch.empty(len(features), device=features.device)
     for rows in linear_tiles(len(features), features.device):
         norms[rows] = torch.linalg.vector_norm(features[rows].float(), dim=1)
-    if math.isfinite(norms.sum().item()):  # one look; what follows would be six more on a GPU
+    if taken_for_unit(features) or math.isfinite(
+        norms.sum().item()
+    ):  # one look; what follows would be six more on a GPU
         return norms
     bad = torch.isfinite(norms).logical_not_().nonzero()
     if len(bad):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from selection.kernels.arrays import on_arrays
-from selection.kernels.checks import check_pair, check_same_width, check_temperature
+from selection.kernels.checks import check_pair, check_same_width, check_temperature, taken_for_unit
 from selection.kernels.products import HALVES, product_sums, product_tiles, row_tiles
 from selection.kernels.tiles import fill_rows
 
@@ -20,6 +20,7 @@ from selection.kernels.tiles import fill_rows
 # exp(-HEADROOM) may have lost terms to underflow and is computed again with its own maximum. float32 holds
 # exp(-87) to exp(88); with unit features at temperature 0.01 only a row whose every cosine is below -0.2 is that low.
 HEADROOM = 60.0
+_UNIT_PRODUCT = 1.01  # no product of rows that are of unit length but for rounding to halves is above
 
 
 @on_arrays
@@ -59,7 +60,8 @@ class Pairs:
     def prepare(cls, image: Tensor, text: Tensor) -> Pairs:
         """Raises ValueError if the shapes, (n, d), differ or a row is not finite."""
         norms = check_pair(image, text)
-        return cls(*lossless_halves(image, text), norms, _largest_product(*norms))
+        largest = _UNIT_PRODUCT if taken_for_unit(image) else _largest_product(*norms)
+        return cls(*lossless_halves(image, text), norms, largest)
 
     def normaliser(self, batch: Tensor | slice, temperature: float) -> tuple[Tensor, Tensor]:
         """:func:`contrastive_normaliser` over the samples of ``batch``, indices on the features' device."""
@@ -127,7 +129,7 @@ def triton_available() -> bool:
 
 def lossless_halves(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """``a`` and ``b`` in fp16 if they are on a GPU and lose nothing by it, as DataComp's features; else as they are."""
-    if not a.is_cuda or (a.dtype == b.dtype and a.dtype in HALVES):
+    if not a.is_cuda or (a.dtype == b.dtype and a.dtype in HALVES) or taken_for_unit(a):
         return a, b
     halves = a.half(), b.half()
     return halves if all(torch.equal(half.to(whole.dtype), whole) for half, whole in zip(halves, (a, b))) else (a, b)

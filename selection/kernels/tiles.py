@@ -43,7 +43,7 @@ def tile_map(function: Callable[[Part], Result], parts: Sequence[Part], device: 
         with torch.no_grad():  # per thread, so not the caller's
             return function(part)
 
-    with _full_precision():
+    with full_precision():
         num_threads = torch.get_num_threads()
         if device.type != "cpu" or num_threads == 1:
             yield from map(call, parts)
@@ -90,8 +90,11 @@ def _one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
-    """TF32 or bf16 products put an error near 1e-3 into a cosine, and s-CLIPLoss multiplies it by 100."""
+def full_precision() -> Iterator[None]:
+    """The block's float32 products are float32.
+
+    TF32 or bf16 products put an error near 1e-3 into a cosine, and s-CLIPLoss multiplies it by 100.
+    """
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

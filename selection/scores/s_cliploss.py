@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -21,11 +21,10 @@ from torch import Tensor
 from selection.kernels.arrays import on_arrays
 from selection.kernels.checks import check_temperature
 from selection.kernels.logsumexp import Pairs, bank_normaliser
+from selection.kernels.transfer import sent
 from selection.options import PositiveFloat, PositiveInt, Range
 from selection.registry import FeatureBlock, register
 from selection.scores.clip_score import row_products
-
-Indices = TypeVar("Indices", Tensor, Tensor | slice)
 
 
 @on_arrays
@@ -89,19 +88,12 @@ def s_cliploss_over(
     for batches in partitions:
         normaliser = torch.empty_like(cosine)
         for batch in reversed(batches):
-            batch = _sent(batch, image.device)
+            batch = batch if isinstance(batch, slice) else sent(batch, image.device)
             image_lse, text_lse = pairs.normaliser(batch, temperature)
             normaliser[batch] = image_lse + text_lse
         total += normaliser
         count += 1
     return cosine - total * (temperature / 2 / count)
-
-
-def _sent(indices: Indices, device: torch.device) -> Indices:
-    """``indices`` where the features are; from pinned memory, so that what a GPU still computes is not waited for."""
-    if isinstance(indices, slice) or indices.device == device:
-        return indices
-    return indices.pin_memory().to(device, non_blocking=True)
 
 
 def random_partitions(
@@ -134,7 +126,7 @@ def s_cliploss_bank(image: Tensor, text: Tensor, bank: Tensor, temperature: floa
     ``batch_size - 1`` times the mean over the bank's others. So the score does not depend on the bank's size but for
     noise; it is the log of a mean, where random batches give the mean of logs.
     """
-    bank = _sent(bank, image.device)
+    bank = sent(bank, image.device)
     lse = bank_normaliser(image, text, image[bank], text[bank], temperature)
     cosine = row_products(image, text)
     own = cosine / temperature

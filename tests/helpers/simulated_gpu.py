@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -94,8 +95,11 @@ class SimulatedGPU(TorchDispatchMode):
         self.launches: list[str] = []
         self.synchronisations: list[str] = []
         self._devices = _Devices(self)
+        # Its tensors are wrapped, and torch knows no wrapped tensors without a version.
+        self._no_inference_mode = mock.patch("torch.inference_mode", torch.no_grad)
 
     def __enter__(self) -> SimulatedGPU:
+        self._no_inference_mode.start()
         self._devices.__enter__()
         super().__enter__()
         return self
@@ -103,6 +107,7 @@ class SimulatedGPU(TorchDispatchMode):
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
         self._devices.__exit__(*error)
+        self._no_inference_mode.stop()
 
     def waits(self, what: str) -> None:
         """Note a synchronisation."""
@@ -155,6 +160,13 @@ class _Devices(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in (torch.device, torch._C._nn._parse_to):
+            return func(*args, **kwargs)
+        if func is Tensor.backward:
+            with self:  # what is computed once more on the way back belongs to it too
+                run: Any = torch.autograd.graph._engine_run_backward
+                start = (args[0],), (torch.ones_like(args[0]),)
+                return run(*start, False, False, (), allow_unreachable=True, accumulate_grad=True)
         if func is Tensor.pin_memory and not isinstance(args[0], Simulated):
             return args[0]  # there is nobody to pin it for
         if func is Tensor.tolist and isinstance(args[0], Simulated):
