@@ -24,6 +24,7 @@ ROW_DTYPE = np.dtype(
     ]
 )
 
+_IMAGES = frozenset(IMAGE_EXTENSIONS)
 _INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u200c\u200d\u200e\u200f\u2060\u00ad\u180e"))
 _MAX_JSON = 1 << 20  # a sample's json is a few kB; a larger one is not read
 PARTS = (*IMAGE_EXTENSIONS, "txt", "json")
@@ -70,7 +71,8 @@ def scan_tar(handle: IO[bytes], shard: Shard, expected: int | None) -> tuple[np.
 
 def is_whole(sample: TarSample) -> bool:
     """Whether nothing that is read of a sample can still come."""
-    return "txt" in sample.parts and "json" in sample.parts and sample.first(IMAGE_EXTENSIONS) is not None
+    parts = sample.parts
+    return "txt" in parts and "json" in parts and not _IMAGES.isdisjoint(parts)
 
 
 def _count_missing(reader: TarReader, expected: int | None, shard: Shard, report: DataReport) -> None:
@@ -104,6 +106,8 @@ def _whole(reader: TarReader, sample: TarSample, shard: Shard, report: DataRepor
 
 def _is_blank(caption: bytes) -> bool:
     """Whether a caption shows nothing: white space of any kind, zero-width characters, a byte order mark."""
+    if caption[:1].isalnum():  # nearly all
+        return False
     text = caption.decode("utf-8", errors="replace")
     return not text.translate(_INVISIBLE).strip()
 
