@@ -40,6 +40,7 @@ SMALL += ["--evaluation.workers=0", "--evaluation.tasks=[imagenet1k]", "--model.
 PLACES = {"configs/": f"{REPOSITORY}/configs/", "/data/": "data/", "POOL": "data/shards", "EVAL": "data/evalsets"}
 PLACES |= {
     "imagenet*,VTAB": "imagenet1k,vtab/dtd",
+    "--clusters 100000": "--clusters 4",
     "{model: ViT-L-14, pretrained: openai}": "{model: runs/mine/training/model}",
 }
 PLACES |= {
