@@ -60,7 +60,10 @@ def nearest(features: Tensor, centroids: Tensor) -> Tensor:
 
 
 def _assign(features: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """(n,) nearest centroids and (n,) squared distances to them, less each row's own square."""
+    """(n,) nearest centroids and (n,) squared distances to them, less each row's own square.
+
+    In float32 on a GPU too: centroids are means, which halves would round.
+    """
     centroids = centroids.float()
     squares = centroids.square().sum(1)
     parts = whole_row_tiles(len(features), len(centroids), features.device)
