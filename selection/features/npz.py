@@ -13,6 +13,7 @@ import numpy as np
 
 from clipsift_common.errors import ClipsiftError, first_line
 
+MAPPED_FROM = 1 << 22  # bytes: a smaller array is loaded, since a mapped one keeps its file open
 _PIECE = 1 << 24  # bytes checked at a time
 _LOCAL_HEADER = 30  # bytes of a zip member's own header, before its name and extra field
 
@@ -20,9 +21,9 @@ _LOCAL_HEADER = 30  # bytes of a zip member's own header, before its name and ex
 def read_array(path: str, key: str) -> np.ndarray:
     """The array ``key`` of an ``.npz``, its checksum verified.
 
-    In a local file that is not compressed (DataComp's and ours are not) it is mapped into memory, copy-on-write: the
-    operating system may drop its pages again, so half a million rows do not count against the process. Otherwise it
-    is loaded. Nothing is unpickled.
+    A large one in a local file that is not compressed (DataComp's and ours are not) is mapped into memory,
+    copy-on-write: the operating system may drop its pages again, so half a million rows do not count against the
+    process. Otherwise it is loaded. Nothing is unpickled.
 
     Raises:
         ClipsiftError: for a file that is no npz, is damaged or has no such array.
@@ -30,7 +31,8 @@ def read_array(path: str, key: str) -> np.ndarray:
     try:
         with fsspec.open(path, "rb") as handle, zipfile.ZipFile(handle) as archive:
             member = _member(path, archive, key)
-            if member.compress_type == zipfile.ZIP_STORED and Path(path).is_file():
+            is_large = member.file_size >= MAPPED_FROM
+            if is_large and member.compress_type == zipfile.ZIP_STORED and Path(path).is_file():
                 return _mapped(path, member)
             return np.lib.format.read_array(io.BytesIO(archive.read(member)), allow_pickle=False)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from clipsift_common.errors import ClipsiftError
+from selection.features import npz
 from selection.features.npz import checksums, read_array
 
 IMAGE = np.arange(24, dtype=np.float16).reshape(6, 4)
@@ -17,7 +18,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "a.npz"
 
 
-def test_a_stored_array_is_mapped_and_not_written_back(path: Path) -> None:
+def test_a_large_stored_array_is_mapped_and_not_written_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(npz, "MAPPED_FROM", 0)
     whole = path.read_bytes()
     for key, expected in (("l14_img", IMAGE), ("l14_txt", IMAGE + 1)):
         array = read_array(str(path), key)
@@ -36,16 +38,18 @@ def test_a_compressed_or_remote_array_is_loaded(path: Path) -> None:
         np.testing.assert_array_equal(array, IMAGE)
 
 
-def test_damage_is_named(path: Path) -> None:
+@pytest.mark.parametrize("mapped_from", [0, 1 << 22])
+def test_damage_is_named(path: Path, monkeypatch: pytest.MonkeyPatch, mapped_from: int) -> None:
+    monkeypatch.setattr(npz, "MAPPED_FROM", mapped_from)
     whole = path.read_bytes()
     place = whole.index(IMAGE.tobytes()) + 5
     for name, content, words in (
-        ("flipped", whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :], "another checksum"),
+        ("flipped", whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :], "another checksum|Bad CRC-32"),
         ("short", whole[: len(whole) // 2], "features cannot be read"),
         ("other", b"no archive", "features cannot be read"),
     ):
         path.with_name(name).write_bytes(content)
-        with pytest.raises(ClipsiftError, match=f"{name}: features cannot be read.*{words}|{name}: {words}"):
+        with pytest.raises(ClipsiftError, match=f"{name}: features cannot be read.*({words})|{name}: {words}"):
             read_array(str(path.with_name(name)), "l14_img")
     with pytest.raises(ClipsiftError, match=r"has no array b32_img .it has l14_img, l14_txt, none"):
         read_array(str(path), "b32_img")
