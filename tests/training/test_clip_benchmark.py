@@ -28,7 +28,7 @@ def test_the_demo_model_scores_the_same_there(tmp_path: Path) -> None:
     make_demo_data(data, 0, **SIZES["small"])
     run = parse_run(
         [
-            f"--config={CONFIGS / 'base.yaml'}", f"--config={CONFIGS / 'none.yaml'}", f"--pool={data / 'pool'}",
+            f"--config={CONFIGS / 'demo/base.yaml'}", f"--config={CONFIGS / 'demo/none.yaml'}", f"--pool={data / 'pool'}",
             f"--eval={data / 'eval'}", f"--out={tmp_path / 'run'}", "--selection.teacher=null",
             "--data.samples_seen=5120", "--trainer.accelerator=cpu", "--trainer.devices=1",
         ]
