@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--keep", type=float, default=0.4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", choices=list(SIZES), default="full", help="of the demo's data")
-    parser.add_argument("--config", default=CONFIGS / "base.yaml", help="of a run, its selection.steps left out")
+    parser.add_argument("--config", default=CONFIGS / "demo/base.yaml", help="of a run, its selection.steps left out")
     for key in DATA:
         parser.add_argument(f"--{key}", help="as in reproduce; all four or none" if key == "pool" else None)
     options = parser.parse_args()

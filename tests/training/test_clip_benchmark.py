@@ -13,7 +13,7 @@ from clip_benchmark.metrics.zeroshot_classification import run_classification, z
 from torch.utils.data import DataLoader
 
 from clipsift_app.demo.data import make_demo_data
-from clipsift_app.demo.run import CONFIGS, SIZES
+from clipsift_app.demo.run import SIZES
 from clipsift_app.parsing import parse_run
 from clipsift_app.stages import run_evaluate, run_fit
 from clipsift_common.clip import load_clip
@@ -28,7 +28,7 @@ def test_the_demo_model_scores_the_same_there(tmp_path: Path) -> None:
     make_demo_data(data, 0, **SIZES["small"])
     run = parse_run(
         [
-            f"--config={CONFIGS / 'demo/base.yaml'}", f"--config={CONFIGS / 'demo/none.yaml'}", f"--pool={data / 'pool'}",
+            "--config=demo/base", "--config=demo/none", f"--pool={data / 'pool'}",
             f"--eval={data / 'eval'}", f"--out={tmp_path / 'run'}", "--selection.teacher=null",
             "--data.samples_seen=5120", "--trainer.accelerator=cpu", "--trainer.devices=1",
         ]
