@@ -7,7 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
+from clipsift_common.pretrained.hub import use_cache_if_unreachable
+
+_OFFLINE = constants.HF_HUB_OFFLINE
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -41,3 +45,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     (place / "folder").mkdir()
     yield place
     subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.fixture(autouse=True)
+def _hub_as_it_was() -> Iterator[None]:
+    """A test that found the hub out of reach leaves nothing of it to the next."""
+    constants.HF_HUB_OFFLINE = _OFFLINE
+    use_cache_if_unreachable.cache_clear()
+    yield
+    constants.HF_HUB_OFFLINE = _OFFLINE
