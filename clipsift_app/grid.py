@@ -19,7 +19,7 @@ from clipsift_app.report.comparison import build_comparison_page
 from clipsift_app.report.rows import compare
 from clipsift_app.report.tables import format_comparison
 from clipsift_app.stages import open_index, reproduce
-from clipsift_common.distributed import barrier, on_rank_zero, rank
+from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.launch import launch
 from clipsift_common.locks import hold
@@ -65,11 +65,9 @@ def run_grid(arguments: list[str]) -> Path:
     out = runs[0].out.parents[1]
     folders = run_cells(cells, launch(machine))
     index = open_index(runs[0].pool, runs[0].cache)
-    page = out / "index.html"
-    if rank() == 0:
-        page = build_comparison_page(folders, out, index, Path(runs[0].truth) if runs[0].truth else None)
-        make_console().print(format_comparison(compare(folders)), soft_wrap=True)
-    barrier()
+    truth = Path(runs[0].truth) if runs[0].truth else None
+    page = on_rank_zero(lambda: build_comparison_page(folders, out, index, truth))
+    on_rank_zero(lambda: make_console().print(format_comparison(compare(folders)), soft_wrap=True))
     return page
 
 

@@ -15,7 +15,7 @@ from clipsift_app.run_cli import make_trainer_options
 from clipsift_app.settings import Evaluation, RunSettings
 from clipsift_app.validation import Validate
 from clipsift_common.clip import LoadedCLIP, load_clip
-from clipsift_common.distributed import barrier, on_rank_zero, rank
+from clipsift_common.distributed import on_rank_zero
 from clipsift_common.files import read_json
 from clipsift_common.locks import hold
 from clipsift_common.machine import Machine, device_of, listed
@@ -126,19 +126,13 @@ def run_evaluate(clip: LoadedCLIP, data: str, out: Path, settings: Evaluation, m
         settings.num_workers(machine),
         machine,
     )
-    if rank() == 0:
-        make_console().print(format_table(read_json(out / "summary.json")))
-    barrier()
+    on_rank_zero(lambda: make_console().print(format_table(read_json(out / "summary.json"))))
 
 
 def run_report(out: Path, pool: str | None, cache: Path | None, truth: str | None, **how: Any) -> Path:
     """Write the run's page; with pictures when the pool's shards are at hand. ``how``: of :func:`build_report`."""
-    page = out / "report" / "index.html"
     index = open_index(pool, cache)
-    if rank() == 0:
-        page = build_report(out, index=index, truth=Path(truth) if truth else None, **how)
-    barrier()
-    return page
+    return on_rank_zero(lambda: build_report(out, index=index, truth=Path(truth) if truth else None, **how))
 
 
 def open_index(pool: str | None, cache: Path | None) -> PoolIndex | None:

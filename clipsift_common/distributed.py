@@ -20,8 +20,8 @@ T = TypeVar("T")
 # launcher and by the connection that it leaves, so a long patience costs nothing.
 TIMEOUT = timedelta(hours=12)
 
-
 _alone = False
+_rank_zero_works = False  # this process does what the others wait for
 
 
 def is_distributed() -> bool:
@@ -32,12 +32,19 @@ def is_distributed() -> bool:
 @contextmanager
 def alone() -> Iterator[None]:
     """In the block this process is the only one: what would be a collective concerns nobody else."""
-    global _alone
-    before, _alone = _alone, True
+    global _alone, _rank_zero_works
+    before = _alone, _rank_zero_works
+    _alone, _rank_zero_works = True, False
     try:
         yield
     finally:
-        _alone = before
+        _alone, _rank_zero_works = before
+
+
+def _check_that_all_call() -> None:
+    """Raise where only rank 0 can be: the others would never come. Also in one process, so that its tests see it."""
+    if _rank_zero_works:
+        raise RuntimeError("a collective call in work of rank 0 alone; call it before, or in alone()")
 
 
 def rank() -> int:
@@ -68,12 +75,14 @@ def _gloo_beside(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
 
 def barrier() -> None:
     """Wait until every process is here."""
+    _check_that_all_call()
     if is_distributed():
         dist.barrier(group=waiting_group())
 
 
 def broadcast_object(value: T) -> T:
     """Rank 0's plain value on every rank."""
+    _check_that_all_call()
     if not is_distributed():
         return value
     box = [value]
@@ -86,16 +95,24 @@ def on_rank_zero(work: Callable[[], T]) -> T:
 
     For what only one may do, and for decisions from the disk: on a network file system the others may see it later.
     An error of ours is raised on every rank; any other on rank 0 alone, which ends the launch.
+
+    Raises:
+        RuntimeError: when ``work`` makes a collective call, for which the other ranks would wait for ever.
     """
+    global _rank_zero_works
+    _check_that_all_call()
     result: T | None = None
     error: str | None = None
     if rank() == 0:
+        _rank_zero_works = True
         try:
             result = work()
         except ClipsiftError as problem:
             if world_size() == 1:
                 raise
             error = str(problem)
+        finally:
+            _rank_zero_works = False
     result, error = broadcast_object((result, error))
     if error is not None:
         raise ClipsiftError(error)
@@ -104,6 +121,7 @@ def on_rank_zero(work: Callable[[], T]) -> T:
 
 def gather_objects(value: T) -> list[T]:
     """Every rank's plain value, in rank order, on every rank."""
+    _check_that_all_call()
     if not is_distributed():
         return [value]
     values: list[Any] = [None] * world_size()
@@ -113,6 +131,7 @@ def gather_objects(value: T) -> list[T]:
 
 def sum_over_ranks(values: np.ndarray) -> np.ndarray:
     """The elementwise sum of every rank's array (of one shape and dtype), on every rank."""
+    _check_that_all_call()
     if not is_distributed():
         return values
     total = torch.from_numpy(values.copy())

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from rich.console import Console
 
-from clipsift_common.distributed import barrier, rank
+from clipsift_common.distributed import barrier, on_rank_zero, rank
 
 T = TypeVar("T")
 
@@ -33,9 +33,8 @@ def make_console() -> Console:
 
 def say(text: str) -> None:
     """Print on rank 0, when all ranks are here."""
-    if rank() == 0:
-        print(text)
     barrier()
+    on_rank_zero(lambda: print(text))
 
 
 def format_count(value: float) -> str:

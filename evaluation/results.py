@@ -6,10 +6,11 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from clipsift_common.distributed import on_rank_zero, rank
+from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import read_json, write_json, write_text, writing
 from evaluation.tasks import GROUPS, SCORED, TASKS
@@ -119,16 +120,19 @@ class ResultStore:
                 )
 
     def append(self, result: Result) -> None:
-        """Add a task's result, on all ranks; on disk when this returns on rank 0."""
+        """Add a task's result, on all ranks; on disk when this returns."""
         self.results[result["key"]] = result
-        if rank() == 0 and self.folder is not None:
-            line = json.dumps(result) + "\n"  # NaN for empty groups, as DataComp writes it
-            path = self.folder / RESULTS_NAME
-            with writing(path), open(path, "ab") as handle:
-                handle.write(line.encode())
-                handle.flush()
-                os.fsync(handle.fileno())
-            self._write_summary(self.folder)
+        if self.folder is not None:
+            on_rank_zero(partial(self._write, self.folder, result))
+
+    def _write(self, folder: Path, result: Result) -> None:
+        line = json.dumps(result) + "\n"  # NaN for empty groups, as DataComp writes it
+        path = folder / RESULTS_NAME
+        with writing(path), open(path, "ab") as handle:
+            handle.write(line.encode())
+            handle.flush()
+            os.fsync(handle.fileno())
+        self._write_summary(folder)
 
     def _write_summary(self, folder: Path) -> None:
         write_json(folder / SUMMARY_NAME, self.summary())

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from clipsift_common.distributed import barrier, on_rank_zero, rank
+from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import fingerprint, read_json, write_json
 from selection.features.files import FeatureFile
@@ -45,10 +45,8 @@ def make_centroids(pool: Pool, features: str, clusters: int, out: Path, device: 
     found, _ = gathered.candidates(_sample(files, clusters, seed), ("image",), seed)
     if len(found) < clusters:
         raise ClipsiftError(f"target: {len(found)} usable rows make no {clusters} clusters; lower --clusters")
-    if rank() == 0:
-        write_features(out, kmeans(found.image, clusters, seed).cpu().numpy())
-        write_json(place, note)
-    barrier()
+    on_rank_zero(lambda: write_features(out, kmeans(found.image, clusters, seed).cpu().numpy()))
+    on_rank_zero(lambda: write_json(place, note))
     gathered.close()
 
 

@@ -81,11 +81,9 @@ def reshard(index: PoolIndex, subset: Subset, out: Path, shard_size: int = SHARD
             write_json(out / f"{number:08d}_stats.json", {"successes": len(part)})
             progress.advance(len(part))
     barrier()
-    if rank() == 0:
-        write_json(out / "meta.json", about)
-        if about["missing"]:
-            logger.warning("reshard: %s uids of the subset are not in the pool", f"{about['missing']:,}")
-    barrier()
+    if about["missing"]:
+        logger.warning("reshard: %s uids of the subset are not in the pool", f"{about['missing']:,}")
+    on_rank_zero(lambda: write_json(out / "meta.json", about))
     return about
 
 

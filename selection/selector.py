@@ -9,14 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 from clipsift_common.clip import LoadedCLIP
 from clipsift_common.data_report import DataReport
-from clipsift_common.distributed import barrier, on_rank_zero, rank
+from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import (
     Contents,
@@ -115,16 +114,12 @@ class Selector:
             lost.samples = 0
         self.report.merge(lost)
         self.report.check(self.max_loss)
-        if rank() == 0:
-            write_json(folder / "data_report.json", self.report.as_dict())
+        on_rank_zero(lambda: write_json(folder / "data_report.json", self.report.as_dict()))
         chosen = self._choose(files, plan, folder)
         if not chosen["num_kept"]:
             (folder / "subset.npy").unlink(missing_ok=True)
             raise ClipsiftError(f"selection: nothing is left of {chosen['num_pool']} pairs; see {folder / 'scores'}")
-        if rank() == 0:
-            about = chosen | about
-            write_json(folder / "subset.json", about | {"fingerprint": file_fingerprint(folder / "subset.npy")})
-        barrier()
+        on_rank_zero(lambda: _finish(folder, chosen | about))
         wait_for(folder / "subset.json")
         return folder / "subset.npy"
 
@@ -187,14 +182,8 @@ class Selector:
         """Metadata without features: the uids of the index, for recipes that look at no feature."""
         self.report.merge(self.index.report)
         folder = self.cache / "features" / self.index.fingerprint
-        names = [shard.name for shard in self.index.shards]
-        if rank() == 0:
-            for number, name in enumerate(names):
-                rows = self.index.shard_rows(number)
-                uids = self.index.uids[rows.start : rows.stop]
-                _write_uids(folder / f"{name}.parquet", uids)
-        barrier()
-        return [FeatureFile(str(folder / f"{name}.parquet")) for name in names]
+        on_rank_zero(lambda: _write_uids(self.index, folder))
+        return [FeatureFile(str(folder / f"{shard.name}.parquet")) for shard in self.index.shards]
 
     def _plan(self, features: str, inputs: Mapping[str, str]) -> ScorePlan:
         device = device_of(self.machine)
@@ -238,7 +227,15 @@ def _fingerprints(files: list[FeatureFile], pool: Pool, contents: Contents) -> t
     return footers, fingerprint([footers, contents.of(pool.location, local)]) if local else footers
 
 
-def _write_uids(path: Path, uids: np.ndarray) -> None:
-    if not path.is_file():
-        with atomic_path(path) as temporary:
-            pq.write_table(pa.table({"uid": uid_column(uids)}), temporary)
+def _write_uids(index: PoolIndex, folder: Path) -> None:
+    for number, shard in enumerate(index.shards):
+        path = folder / f"{shard.name}.parquet"
+        if not path.is_file():
+            rows = index.shard_rows(number)
+            with atomic_path(path) as temporary:
+                pq.write_table(pa.table({"uid": uid_column(index.uids[rows.start : rows.stop])}), temporary)
+
+
+def _finish(folder: Path, about: dict[str, Any]) -> None:
+    """Write last what says that the subset is whole."""
+    write_json(folder / "subset.json", about | {"fingerprint": file_fingerprint(folder / "subset.npy")})

@@ -138,6 +138,33 @@ def test_a_wrong_arrow_is_found(tmp_path: Path, files: dict[str, str], check: ob
     assert check(imports(tmp_path))
 
 
+# Where code asks for rank 0 by itself: the rule itself, a block that works in ``alone()``, words of a message, a log.
+ASKS_FOR_RANK_ZERO = {"clipsift_common.distributed", "clipsift_app.doctor", "clipsift_app.program", "training.data"}
+
+
+def asking_for_rank_zero(root: Path = REPOSITORY) -> set[str]:
+    """Modules with a branch on ``rank() == 0``: a collective call in it waits for ranks that never come."""
+    found = set()
+    for path in product_files(root):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.If | ast.IfExp) and "rank()" in ast.unparse(node.test).replace("not ", "").split():
+                found.add(module_of(path, root))
+    return found
+
+
+def test_what_rank_zero_does_alone_goes_through_on_rank_zero() -> None:
+    assert asking_for_rank_zero() == ASKS_FOR_RANK_ZERO
+
+
+@pytest.mark.parametrize(
+    "text", ["if rank() == 0:\n    f()", "x = f() if not rank() else 0", "if a and 0 == rank():\n    f()"]
+)
+def test_a_branch_on_rank_zero_is_found(tmp_path: Path, text: str) -> None:
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training/a.py").write_text(text)
+    assert asking_for_rank_zero(tmp_path) == {"training.a"}
+
+
 def test_importing_the_library_imports_no_library() -> None:
     code = "import sys, clipsift, selection, training, evaluation; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)

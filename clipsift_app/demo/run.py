@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,11 +19,11 @@ from clipsift_app.report.rows import compare
 from clipsift_app.report.tables import format_comparison
 from clipsift_app.report.truth import kind_shares
 from clipsift_app.stages import open_index
-from clipsift_common.distributed import barrier, rank
+from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.launch import launch
 from clipsift_common.machine import Machine
-from clipsift_common.progress import format_duration, make_console
+from clipsift_common.progress import format_duration, make_console, say
 
 logger = logging.getLogger("clipsift")
 
@@ -64,15 +65,15 @@ def run_demo(settings: DemoSettings) -> None:
     cells: list[Cell] = []
     for seed in range(settings.first_seed, settings.first_seed + settings.seeds):
         folder = out / f"seed{seed}"
-        if rank() == 0:
-            logger.info("drawing pool, trusted pairs and evaluation tasks of seed %d ...", seed)
-            make_demo_data(folder / "data", seed, **SIZES[settings.size])
-        barrier()
+        logger.info("drawing pool, trusted pairs and evaluation tasks of seed %d ...", seed)
+        on_rank_zero(partial(make_demo_data, folder / "data", seed, **SIZES[settings.size]))
         cells += [Cell(recipe, seed, _arguments(folder, recipe, seed, settings.size)) for recipe in RECIPES]
     runs = run_cells(cells, machine)
-    if rank() == 0:
-        _show(runs, out, settings, time.monotonic() - start)
-    barrier()
+    first = out / f"seed{settings.first_seed}"
+    index = open_index(str(first / "data" / "pool"), first / "cache")
+    page = on_rank_zero(lambda: build_comparison_page(runs, out, index, first / "data" / "truth.parquet"))
+    on_rank_zero(lambda: _show(runs, first, settings.size))
+    say(f"{len(runs)} runs in {format_duration(time.monotonic() - start)}; page: {page}")
 
 
 def _arguments(folder: Path, recipe: str, seed: int, size: str) -> list[str]:
@@ -84,17 +85,13 @@ def _arguments(folder: Path, recipe: str, seed: int, size: str) -> list[str]:
     return [*arguments, f"--seed_everything={seed}", *(SMALL if size == "small" else ())]
 
 
-def _show(runs: list[Path], out: Path, settings: DemoSettings, seconds: float) -> None:
-    first = out / f"seed{settings.first_seed}"
-    truth = first / "data" / "truth.parquet"
-    index = open_index(str(first / "data" / "pool"), first / "cache")
-    page = build_comparison_page(runs, out, index=index, truth=truth)
+def _show(runs: list[Path], first: Path, size: str) -> None:
+    """Print the tables; ``first`` is the folder of the first seed."""
     console = make_console()
     console.print(format_comparison(compare(runs), "table"))
-    console.print(_kinds_table(first, truth))
-    if settings.size == "small":
+    console.print(_kinds_table(first, first / "data" / "truth.parquet"))
+    if size == "small":
         console.print("small demo: it shows that everything works; run the full one to see that selection helps")
-    console.print(f"{len(runs)} runs in {format_duration(seconds)}; page: {page}", soft_wrap=True)
 
 
 def _kinds_table(folder: Path, truth: Path) -> Table:

@@ -19,7 +19,7 @@ from clipsift_app.doctor.step import Material, check_step, read_samples
 from clipsift_app.doctor.subsets import check_metadata, check_subsets
 from clipsift_app.parsing import parse_run
 from clipsift_app.settings import RunSettings
-from clipsift_common.distributed import alone, barrier, rank
+from clipsift_common.distributed import alone, on_rank_zero, rank
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.progress import make_console
 from selection.pool.index import PoolIndex
@@ -42,9 +42,7 @@ def run_doctor(arguments: list[str]) -> bool:
     if own.shards < 1:
         raise ClipsiftError(f"doctor: --shards is at least 1, got {own.shards}")
     findings = list(_findings(rest, None if own.all else own.shards))
-    if rank() == 0:
-        make_console().print(format_findings(findings))
-    barrier()
+    on_rank_zero(lambda: make_console().print(format_findings(findings)))
     return all(finding.status != "fail" for finding in findings)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from clipsift_app.verb_settings import parse_settings
 from clipsift_common.clip import load_clip
-from clipsift_common.distributed import barrier, rank
+from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.launch import launch
 from clipsift_common.locks import hold
@@ -89,6 +89,4 @@ def check_settings(settings: TargetSettings) -> None:
 
 
 def _write(out: Path, features: torch.Tensor) -> None:
-    if rank() == 0:
-        write_features(out, features.cpu().numpy())
-    barrier()
+    on_rank_zero(lambda: write_features(out, features.cpu().numpy()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -61,11 +62,13 @@ def embed_target(name: str, data: Path, clip: LoadedCLIP, out: Path, device: tor
     barrier()
     if not is_file:
         return files
-    if rank() == 0:
-        write_features(out, np.concatenate([np.load(file, allow_pickle=False) for file in files]))
-        shutil.rmtree(parts)
-    barrier()
+    on_rank_zero(lambda: _join(files, out))
     return [out]
+
+
+def _join(files: Sequence[Path], out: Path) -> None:
+    write_features(out, np.concatenate([np.load(file, allow_pickle=False) for file in files]))
+    shutil.rmtree(files[0].parent)
 
 
 def _claim(out: Path, place: Path, note: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from clipsift_common.data_report import DataReport
-from clipsift_common.distributed import barrier, rank, world_size
+from clipsift_common.distributed import barrier, on_rank_zero, rank, world_size
 from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import array_fingerprint, atomic_path, read_json, write_json
 from clipsift_common.progress import Progress
@@ -38,9 +38,7 @@ def build_index(pool: Pool, stamps: list[Stamp], folder: Path, target: Path, wor
     """
     _scan_shards(pool, stamps, folder, workers, cache)
     barrier()
-    if rank() == 0:
-        _merge(pool, stamps, folder, target)
-    barrier()
+    on_rank_zero(lambda: _merge(pool, stamps, folder, target))
 
 
 class _ShardScans(torch.utils.data.Dataset):

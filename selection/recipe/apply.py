@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from clipsift_common.distributed import broadcast_object, rank
+from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import fingerprint
 from selection.methods import METHODS
@@ -130,10 +130,12 @@ def _choose(
             raise ValueError(f"{step.method} needs the features of the samples that are left")
         candidates, usable = features.candidates(rows[left], spec.needs, seed)
     candidates.scores = None if scores is None else scores[usable]
-    counts = np.empty(0, np.int64)
-    try:
-        if spec.over_ranks or rank() == 0:
-            counts = spec(candidates, step.size(num_pool) if spec.sized else None, step.options)
-    except ValueError as error:
-        raise ClipsiftError(f"selection: {step.name}: {error}") from error
-    return np.repeat(left[usable], counts if spec.over_ranks else broadcast_object(counts))
+    size = step.size(num_pool) if spec.sized else None
+
+    def choose() -> np.ndarray:
+        try:
+            return spec(candidates, size, step.options)
+        except ValueError as error:
+            raise ClipsiftError(f"selection: {step.name}: {error}") from error
+
+    return np.repeat(left[usable], choose() if spec.over_ranks else on_rank_zero(choose))

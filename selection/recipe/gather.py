@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipsift_common.distributed import barrier, gather_objects, rank, sum_over_ranks, world_size
+from clipsift_common.distributed import barrier, gather_objects, on_rank_zero, rank, sum_over_ranks, world_size
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.progress import track
 from selection.features.files import FeatureRows, bad_rows, copy_rows, normalised
@@ -68,11 +68,8 @@ class PoolFeatures:
         for store in stores.values():
             store.flush()
         barrier()
-        if rank() == 0 and not chosen.all():
-            for store in stores.values():
-                copy_rows(store, chosen, store)
-                store.flush()
-        barrier()
+        if not chosen.all():
+            on_rank_zero(lambda: _close_up(list(stores.values()), chosen))
         num_usable = int(np.count_nonzero(chosen))
         placed = {tower: self._placed(torch.from_numpy(store[:num_usable])) for tower, store in stores.items()}
         empty = torch.empty(num_usable, 0)
@@ -85,8 +82,7 @@ class PoolFeatures:
     def close(self) -> None:
         """Delete the files that were gathered, once no rank looks at them any more."""
         barrier()
-        if rank() == 0:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        on_rank_zero(lambda: shutil.rmtree(self._folder, ignore_errors=True))
 
     def moment(self) -> Tensor:
         """(d, d) float32 second moment of the image features of the whole pool, unusable rows left out."""
@@ -112,14 +108,15 @@ class PoolFeatures:
 
     def _create(self, rows: np.ndarray, towers: tuple[str, ...]) -> dict[str, np.memmap]:
         """An array in a file for each tower, of the dtype and width of the first file that has any of ``rows``."""
-        if rank() == 0:
-            self._folder.mkdir(parents=True)
-            first = self.files[int(np.searchsorted(self._starts, rows[0], "right")) - 1] if len(rows) else self.files[0]
-            for tower in towers:
-                array = getattr(first, tower)()
-                np.lib.format.open_memmap(self._path(tower), "w+", array.dtype, (len(rows), array.shape[1]))
-        barrier()
+        on_rank_zero(lambda: self._create_files(rows, towers))
         return {tower: np.lib.format.open_memmap(self._path(tower), "r+") for tower in towers}
+
+    def _create_files(self, rows: np.ndarray, towers: tuple[str, ...]) -> None:
+        self._folder.mkdir(parents=True)
+        first = self.files[int(np.searchsorted(self._starts, rows[0], "right")) - 1] if len(rows) else self.files[0]
+        for tower in towers:
+            array = getattr(first, tower)()
+            np.lib.format.open_memmap(self._path(tower), "w+", array.dtype, (len(rows), array.shape[1]))
 
     def _path(self, tower: str) -> Path:
         return self._folder / f"{tower}.npy"
@@ -138,3 +135,10 @@ class PoolFeatures:
         if self.device.type == "cuda" and features.nbytes < GPU_SHARE * torch.cuda.mem_get_info(self.device)[0]:
             return features.to(self.device)
         return features
+
+
+def _close_up(stores: Sequence[np.memmap], chosen: np.ndarray) -> None:
+    """Move the chosen rows to the front."""
+    for store in stores:
+        copy_rows(store, chosen, store)
+        store.flush()

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from clipsift_common.distributed import barrier, broadcast_object, gather_objects, rank, sum_over_ranks, world_size
+from clipsift_common.distributed import barrier, gather_objects, on_rank_zero, rank, sum_over_ranks, world_size
 from selection.recipe.apply import FeatureSource, apply_recipe, drops_none
 from selection.recipe.cut import Cut, find_cut
 from selection.recipe.parsed import ParsedRecipe
@@ -75,8 +75,7 @@ def choose(
     subset, about = apply_recipe(rest, uids, columns, features, seed, rows, num_pool)
     if features:
         features.close()
-    if rank() == 0:
-        subset.save(out)
+    on_rank_zero(lambda: subset.save(out))
     about["steps"] = steps + about["steps"]
     return about | {"num_kept": len(subset), "num_unique": len(subset.unique)}
 
@@ -135,17 +134,18 @@ def _num_left(mine: list[ScoreFile]) -> int:
 def _write(mine: list[ScoreFile], recipe: ParsedRecipe, out: Path) -> dict[str, Any]:
     """Every rank leaves the uids it keeps as sorted runs; rank 0 merges them and applies the set operations."""
     scratch = out.with_name(f".{out.name}.runs")
-    if rank() == 0:
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-    barrier()
+    on_rank_zero(lambda: _make_empty(scratch))
     runs = Runs(scratch, str(rank()))
     for file in mine:
         runs.add(file.uids())
     runs.flush()
     barrier()
-    about = _merge(scratch, recipe, out) if rank() == 0 else {}
-    return broadcast_object(about)
+    return on_rank_zero(lambda: _merge(scratch, recipe, out))
+
+
+def _make_empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
 
 
 def _merge(scratch: Path, recipe: ParsedRecipe, out: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import open_clip_train.params
 
 from clipsift_app.reference import reference
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 PACKAGES = ("clipsift_common", "selection", "training", "evaluation", "clipsift_app")
 
 
