@@ -9,10 +9,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import yaml
-
 from clipsift_app.config_files import find_config
-from clipsift_app.includes import with_includes
+from clipsift_app.includes import read_config, with_includes
 from clipsift_app.parsing import parse_run
 from clipsift_app.provenance import begin
 from clipsift_app.report.comparison import build_comparison_page
@@ -133,5 +131,4 @@ def _recipe_file(recipe: str) -> Path:
 
 def _name(recipe: Path) -> str:
     """The name in a recipe's file, else the file's."""
-    values = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    return str((values.get("name") if isinstance(values, dict) else None) or recipe.stem)
+    return str(read_config(recipe).get("name") or recipe.stem)

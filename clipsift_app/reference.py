@@ -13,7 +13,6 @@ from typing import Any
 
 import docstring_parser
 
-from clipsift_app.demo.run import DemoSettings
 from clipsift_app.run_cli import RunCLI
 from clipsift_app.settings import Checkpoint, Evaluation
 from clipsift_app.validation import Validation
@@ -71,7 +70,7 @@ def reference() -> str:
             )
     parts.append("## Other verbs\n")
     for verb in VERBS:
-        settings = DemoSettings if verb == "demo" else _settings_of(verb)
+        settings = _settings_of(verb)
         if settings is not None:
             parts += [f"### clipsift {verb}\n", *_section(settings, set())]
     parts.append("## Scores\n")

@@ -8,7 +8,7 @@ from typing import Any
 
 from clipsift_app.validation import Validation
 from clipsift_common.files import write_text
-from clipsift_common.machine import Machine, default_workers
+from clipsift_common.machine import Machine
 from evaluation.rules import Precision, Rules
 from selection.settings import Selection
 from training.online import Online
@@ -26,10 +26,6 @@ class Evaluation:
     precision: Precision = "fp32"
     batch_size: int = 256
     workers: int | None = None
-
-    def num_workers(self, machine: Machine) -> int:
-        """``workers``, or the default for ``machine``."""
-        return default_workers(machine) if self.workers is None else self.workers
 
 
 @dataclass

@@ -18,7 +18,7 @@ from clipsift_common.clip import LoadedCLIP, load_clip
 from clipsift_common.distributed import on_rank_zero
 from clipsift_common.files import read_json
 from clipsift_common.locks import hold
-from clipsift_common.machine import Machine, device_of, listed
+from clipsift_common.machine import Machine, device_of, listed, num_workers
 from clipsift_common.progress import make_console
 from evaluation import evaluate
 from evaluation.table import format_table
@@ -63,7 +63,7 @@ def _load_teacher(run: RunSettings, teacher: Teacher) -> LoadedCLIP:
     if teacher.train is None:
         return load_clip(teacher.model, teacher.pretrained)
     assert run.trusted is not None
-    workers, steps = run.selection.embedding.num_workers(run.machine), run.checkpoint.steps
+    workers, steps = num_workers(run.selection.embedding.workers, run.machine), run.checkpoint.steps
     folder = train_teacher(teacher, run.trusted, run.cache, run.seed, run.machine, workers, run.max_loss, steps)
     return load_clip(str(folder), None)
 
@@ -108,7 +108,7 @@ def run_fit(run: RunSettings, callbacks: Sequence[L.Callback] = ()) -> Path:
 def _validation(run: RunSettings) -> list[Validate]:
     tasks = run.validation.chosen(run.eval)
     path, every_steps, how = run.out / "training" / "validation.csv", run.validation.every_steps, run.evaluation
-    options = {"rules": how.rules, "batch_size": how.batch_size, "workers": how.num_workers(run.machine)}
+    options = {"rules": how.rules, "batch_size": how.batch_size, "workers": num_workers(how.workers, run.machine)}
     return [Validate(tasks, str(run.eval), path, every_steps, **options)] if tasks else []
 
 
@@ -123,7 +123,7 @@ def run_evaluate(clip: LoadedCLIP, data: str, out: Path, settings: Evaluation, m
         settings.rules,
         settings.precision,
         settings.batch_size,
-        settings.num_workers(machine),
+        num_workers(settings.workers, machine),
         machine,
     )
     on_rank_zero(lambda: make_console().print(format_table(read_json(out / "summary.json"))))

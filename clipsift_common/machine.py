@@ -99,8 +99,10 @@ def listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def default_workers(machine: Machine) -> int:
-    """Processes of each rank that read and decode, where none are said: the rank's cores for a GPU, 2 beside a CPU."""
+def num_workers(asked: int | None, machine: Machine) -> int:
+    """Processes of each rank that read and decode: those asked for, else the rank's cores for a GPU, 2 beside a CPU."""
+    if asked is not None:
+        return asked
     if device_of(machine).type == "cpu":
         return 2
     ranks = machine.place.per_node if isinstance(machine, LaunchedMachine) else 1

@@ -26,7 +26,7 @@ from clipsift_common.files import (
     wait_for,
     write_json,
 )
-from clipsift_common.machine import Machine, device_of
+from clipsift_common.machine import Machine, device_of, num_workers
 from selection.features.arrays import Arrays
 from selection.features.embed import embed
 from selection.features.files import FeatureFile, FeatureRows
@@ -87,7 +87,9 @@ class Selector:
     @cached_property
     def index(self) -> PoolIndex:
         assert isinstance(self.pool, Pool)
-        return PoolIndex.build(self.pool, self.cache, self.selection.embedding.num_workers(self.machine), self.max_loss)
+        return PoolIndex.build(
+            self.pool, self.cache, num_workers(self.selection.embedding.workers, self.machine), self.max_loss
+        )
 
     def run(self) -> Path:
         """Select, unless it is done; return the subset file.
@@ -172,7 +174,7 @@ class Selector:
             EMBEDDED,
             self.machine,
             embedding.batch_size,
-            embedding.num_workers(self.machine),
+            num_workers(embedding.workers, self.machine),
             embedding.precision,
         )
         self.report.merge(lost)

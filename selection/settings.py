@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from clipsift_common.errors import ClipsiftError
-from clipsift_common.machine import Machine, default_workers
 from selection.recipe.parsed import ParsedRecipe
 
 
@@ -59,10 +58,6 @@ class Embedding:
     batch_size: int = 256
     workers: int | None = None
     precision: str = "32-true"
-
-    def num_workers(self, machine: Machine) -> int:
-        """``workers``, or the default for ``machine``."""
-        return default_workers(machine) if self.workers is None else self.workers
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from clipsift_app.doctor.finding import Finding, size
 from clipsift_app.settings import RunSettings
-from clipsift_common.machine import LaunchedMachine
+from clipsift_common.machine import LaunchedMachine, num_workers
 from training.loading.slots import Slots
 
 _SHARED = "/dev/shm"
@@ -34,10 +34,12 @@ def check_shared_memory(run: RunSettings, machine: LaunchedMachine, pixels: int,
     training, embedding, evaluation = int(run.data["workers"]), run.selection.embedding, run.evaluation
     stages = [_Stage("data.workers", training, Slots.count(training) * drawn * pixels)]
     if run.selection.teacher:
-        workers = embedding.num_workers(machine)
+        workers = num_workers(embedding.workers, machine)
         stages.append(_loader("selection.embedding.workers", workers, embedding.batch_size, pixels))
     if run.eval:
-        stages.append(_loader("evaluation.workers", evaluation.num_workers(machine), evaluation.batch_size, pixels))
+        stages.append(
+            _loader("evaluation.workers", num_workers(evaluation.workers, machine), evaluation.batch_size, pixels)
+        )
     most = max((stage for stage in stages if stage.workers), key=lambda stage: stage.num_bytes, default=None)
     if most is None:
         return []

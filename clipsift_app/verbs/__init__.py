@@ -14,7 +14,7 @@ VERBS = {
     "subset": "subset files: sizes, overlaps, rank correlations; union, intersect, subtract",
     "explain": "one sample of a run: its scores, ranks, the step that dropped it, caption and picture",
     "reshard": "a subset as new shards, for those who want the copy",
-    "target": "features of evaluation sets' train images, for NormSim and VAS to compare with",
+    "target": "features to compare with: of train images (NormSim, VAS), class prompts (ClipCov), centroids (SemDeDup)",
     "configs": "the configs that come with the program: lists them, or prints one",
     "doctor": "what would fail after hours, found in minutes: takes the arguments of reproduce, and spends nothing",
     "demo": "the whole pipeline on a laptop, on pictures it makes itself",

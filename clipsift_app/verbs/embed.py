@@ -9,12 +9,11 @@ from clipsift_app.verb_settings import parse_settings
 from clipsift_common.clip import load_clip
 from clipsift_common.launch import launch
 from clipsift_common.locks import hold
-from clipsift_common.machine import Machine
+from clipsift_common.machine import Machine, num_workers
 from clipsift_common.progress import say
 from selection.features.embed import embed
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
-from selection.settings import Embedding
 
 
 @dataclass
@@ -40,9 +39,9 @@ def run(arguments: list[str]) -> None:
     machine = launch(settings.trainer)
     out = Path(settings.out)
     hold(out)
-    how = Embedding(settings.batch_size, settings.workers, settings.precision)
-    workers = how.num_workers(machine)
+    workers = num_workers(settings.workers, machine)
     index = PoolIndex.build(pool, out / "cache", workers, settings.max_loss)
-    files, report = embed(index, clip, out / "metadata", settings.name, machine, how.batch_size, workers, how.precision)
+    how = {"batch_size": settings.batch_size, "workers": workers, "precision": settings.precision}
+    files, report = embed(index, clip, out / "metadata", settings.name, machine, **how)
     report.merge(index.report).check(settings.max_loss)
     say(f"metadata: {len(files)} files in {out / 'metadata'}")

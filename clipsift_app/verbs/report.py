@@ -27,6 +27,6 @@ class ReportSettings:
 
 def run(arguments: list[str]) -> None:
     settings = parse_settings(ReportSettings, arguments, positional="run")
-    run = read_settings(Path(settings.run))
+    about = read_settings(Path(settings.run))
     how = {"baseline": Path(settings.baseline) if settings.baseline else None, "quantiles": settings.quantiles}
-    say(f"report: {run_report(Path(settings.run), run.pool, run.cache, settings.truth or run.truth, **how)}")
+    say(f"report: {run_report(Path(settings.run), about.pool, about.cache, settings.truth or about.truth, **how)}")
