@@ -84,7 +84,7 @@ class PoolDataModule(L.LightningDataModule):
             (:class:`training.loading.order.SampleOrder`); 0 shuffles over the whole subset. By default 0 for local
             pools and 16 for remote ones, whose shards are then fetched whole, one window ahead; with 0, each sample of
             a remote pool is a request of its own.
-        shard_cache_gb: gigabytes of remote shards that are kept on this machine, under ``cache``.
+        shard_cache_gb: gigabytes of remote and unpacked shards that are kept on this machine, under ``cache``.
         seed: of order and crops.
         max_loss: share of samples that may be lost to damage, in [0, 1]; above it the run stops.
         decode: ``fast``, or ``exact`` for open_clip's pixels to the last bit (:mod:`training.loading.transform`).
@@ -210,13 +210,15 @@ class PoolDataModule(L.LightningDataModule):
         index.by_ranges = not window and index.is_streamed
         if index.by_ranges and any(shard.url.startswith("pipe:") for shard in index.shards):
             raise ClipsiftError("data.shuffle_window: 0 reads samples one by one, which a pipe: cannot; take 1 or more")
-        if index.is_streamed:
-            needed = sum(sorted(index.sizes)[-2 * window :])
-            if needed > index.cache.limit:
-                raise ClipsiftError(
-                    f"data.shard_cache_gb: two windows of {window} shards are up to {needed / 1e9:.2f} GB, above "
-                    f"{index.cache.limit / 1e9:.2f}; raise it, or lower data.shuffle_window"
-                )
+        needed = sum(sorted(index.cached_sizes())[-2 * window :])
+        if needed > index.cache.limit:
+            what, remedy = f"two windows of {window} shards are", "lower data.shuffle_window"
+            if not window:
+                what, remedy = "all shards together, unpacked, are", f"set data.shuffle_window: {REMOTE_WINDOW}"
+            raise ClipsiftError(
+                f"data.shard_cache_gb: {what} up to {needed / 1e9:.2f} GB, above "
+                f"{index.cache.limit / 1e9:.2f}; raise it, or {remedy}"
+            )
         return window
 
     def _announce(self, num_rows: int, num_wanted: int) -> None:

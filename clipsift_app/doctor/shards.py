@@ -12,6 +12,7 @@ from clipsift_app.settings import RunSettings
 from clipsift_common.errors import ClipsiftError, first_line
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool, Shard
+from selection.pool.packed import is_packed
 
 _END = 1024  # a tar ends in at least two blocks of zeros; a truncated one ends in the middle of a picture
 _OPEN_FILES = 16
@@ -34,6 +35,8 @@ def _bad_end(shard: Shard) -> str | None:
         end = fs.cat_file(path, start=max(0, size - _END), end=size) if size else b""
     except OSError as error:
         return f"{shard.url} cannot be read ({first_line(error)})"
+    if is_packed(shard.url):  # seen only when it is unpacked
+        return None if size else f"{shard.url} is empty"
     return None if size >= _END and not any(end) else f"{shard.url} is truncated"
 
 

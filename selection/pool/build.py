@@ -16,9 +16,10 @@ from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import array_fingerprint, atomic_path, read_json, write_json
 from clipsift_common.progress import Progress
 from selection.pool.location import Pool, Shard
+from selection.pool.packed import bare_name
 from selection.pool.remote import Stamp, is_remote, patiently
 from selection.pool.scan import ROW_DTYPE, scan_tar
-from selection.pool.shard_cache import ShardCache
+from selection.pool.shard_cache import ShardCache, is_cached
 from selection.uids import format_uids, sort_key
 
 FORMAT = 3  # of the files; those of another one are made anew
@@ -31,7 +32,7 @@ def build_index(pool: Pool, stamps: list[Stamp], folder: Path, target: Path, wor
         stamps: what tells each shard from a changed one.
         folder: where finished parts are kept, for a start after an interruption or a change.
         workers: processes of each rank.
-        cache: for remote shards.
+        cache: for remote and packed shards.
 
     Raises:
         ClipsiftError: when a shard cannot be read.
@@ -56,7 +57,7 @@ class _ShardScans(torch.utils.data.Dataset):
     def __getitem__(self, item: int) -> tuple[int, int, str]:
         shard, known = self.work[item]
         try:
-            handle = self.cache.open(shard.url, known) if is_remote(shard.url) else open(shard.url, "rb")  # noqa: SIM115
+            handle = self.cache.open(shard.url, known) if is_cached(shard.url) else open(shard.url, "rb")  # noqa: SIM115
         except ClipsiftError as error:
             return 0, 0, str(error)
         except OSError as error:
@@ -73,9 +74,9 @@ class _ShardScans(torch.utils.data.Dataset):
 
 def _expected(shard: Shard) -> int | None:
     """How many samples img2dataset wrote into the shard, from the stats file beside it."""
-    if not shard.url.endswith(".tar"):  # a command
+    if shard.url.startswith("pipe:"):
         return None
-    fs, path = fsspec.core.url_to_fs(shard.url.removesuffix(".tar") + "_stats.json")
+    fs, path = fsspec.core.url_to_fs(bare_name(shard.url) + "_stats.json")
     try:
         text = patiently(lambda: fs.cat_file(path), path) if is_remote(shard.url) else fs.cat_file(path)
         return int(json.loads(text)["successes"])

@@ -22,14 +22,15 @@ from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import fingerprint, read_json, wait_for
 from selection.pool.build import FORMAT, build_index
 from selection.pool.location import Pool, Shard
+from selection.pool.packed import is_packed
 from selection.pool.remote import Stamp, is_remote, patiently, read_range, stamp
 from selection.pool.scan import ROW_DTYPE
-from selection.pool.shard_cache import ShardCache
+from selection.pool.shard_cache import ShardCache, is_cached
 from selection.subset import Subset
 from selection.uids import sort_key
 
 _OPEN_FILES = 64  # shards kept open per process
-SHARD_CACHE_GB = 100.0  # of remote shards kept on this machine
+SHARD_CACHE_GB = 100.0  # of remote and unpacked shards kept on this machine
 _JOIN_GAP = 1 << 14  # an image and a caption closer than this are read in one go
 _CHUNK = 1 << 20  # rows looked up at a time
 
@@ -52,7 +53,7 @@ class PoolIndex:
 
     Attributes:
         by_ranges: read the samples of remote shards one by one, with a request each, instead of fetching whole shards
-            into the cache. For few samples, or an order that jumps about.
+            into the cache. For few samples, or an order that jumps about. Packed shards are unpacked whole either way.
     """
 
     def __init__(self, folder: Path, cache: ShardCache | None = None) -> None:
@@ -86,8 +87,8 @@ class PoolIndex:
 
         Shards are scanned in parallel (over ranks, and ``workers`` processes in each); each finished shard is kept,
         so an interrupted build resumes. A shard whose size or time of change is not the recorded one is
-        scanned again. Remote shards are fetched for it, into ``<cache>/shards``, which never holds more than
-        ``shard_cache_gb`` gigabytes.
+        scanned again. Remote shards are fetched for it and packed ones unpacked, into ``<cache>/shards``, which never
+        holds more than ``shard_cache_gb`` gigabytes.
 
         A collective call.
 
@@ -184,6 +185,18 @@ class PoolIndex:
         """Whether shards are fetched whole from elsewhere."""
         return not self.by_ranges and any(is_remote(shard.url) for shard in self.shards)
 
+    @property
+    def is_cached(self) -> bool:
+        """Whether shards are read from the cache, where they are fetched or unpacked whole."""
+        return any(map(self._in_cache, self.shards))
+
+    def cached_sizes(self) -> list[int]:
+        """Bytes of each shard that is read from the cache."""
+        return [size for shard, size in zip(self.shards, self.sizes) if self._in_cache(shard)]
+
+    def _in_cache(self, shard: Shard) -> bool:
+        return is_packed(shard.url) or (is_remote(shard.url) and not self.by_ranges)
+
     def fetch_ahead(self, rows: Iterable[int]) -> None:
         """Have the shards of these rows fetched, one after the other, while this process does other things."""
         if self._ahead is None:
@@ -199,13 +212,13 @@ class PoolIndex:
                 self.open_shard(shard).close()
 
     def open_shard(self, shard: int) -> IO[bytes]:
-        """A shard as a local file, fetched if it is remote; the caller closes it.
+        """A shard as a local tar, fetched or unpacked if it must be; the caller closes it.
 
         Raises:
             ClipsiftError: when it is gone or is not the one that was indexed.
         """
         url = self.shards[shard].url
-        if is_remote(url):
+        if is_cached(url):
             handle = self.cache.open(url, self._stamps[shard])
             same = os.fstat(handle.fileno()).st_size == self.sizes[shard]
         else:
@@ -224,9 +237,9 @@ class PoolIndex:
 
     def _bytes(self, shard: int, offset: int, size: int) -> bytes:
         url = self.shards[shard].url
-        if not is_remote(url):
+        if not is_cached(url):
             data = self._pread(self._kept_open(shard), url, offset, size)
-        elif self.by_ranges:
+        elif not self._in_cache(self.shards[shard]):
             data = self._request(shard, offset, size)
         else:  # not kept open: a file that the cache has deleted must not go on taking room
             with self.open_shard(shard) as handle:

@@ -11,6 +11,7 @@ from braceexpand import braceexpand
 
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import fingerprint
+from selection.pool.packed import SHARD_SUFFIXES, bare_name, without_unpacked
 
 
 @dataclass(frozen=True)
@@ -63,18 +64,22 @@ def stem(path: str) -> str:
 def _discover(location: str) -> tuple[list[Shard], list[str]]:
     if location.startswith("pipe:"):
         return [Shard(command, _name_of_command(command)) for command in braceexpand(location)], []
-    if "{" in location or "*" in location or location.endswith(".tar"):
+    if "{" in location or "*" in location or location.lower().endswith(SHARD_SUFFIXES):
         return _from_pattern(location), []
     fs, root = fsspec.core.url_to_fs(location)
     if not fs.isdir(root):
         raise ClipsiftError(f"pool: {location} does not exist")
     names = {PurePosixPath(path).name for path in fs.ls(root, detail=False)}
     shard_root = f"{root}/shards" if "shards" in names else root
-    tars = sorted(fs.glob(f"{shard_root}/*.tar")) or sorted(fs.glob(f"{shard_root}/**/*.tar"))
+    tars = _tars(fs, f"{shard_root}/*") or _tars(fs, f"{shard_root}/**/*")
     metadata_root = f"{root}/metadata" if "metadata" in names else None if tars else root
     metadata = sorted(fs.glob(f"{metadata_root}/*.parquet"), key=stem) if metadata_root else []
     shards = [Shard(_url(fs, tar), _name(tar, shard_root)) for tar in tars]
     return shards, [_url(fs, path) for path in metadata]
+
+
+def _tars(fs: fsspec.AbstractFileSystem, pattern: str) -> list[str]:
+    return without_unpacked(sorted(path for path in fs.glob(pattern) if path.lower().endswith(SHARD_SUFFIXES)))
 
 
 def _from_pattern(pattern: str) -> list[Shard]:
@@ -84,7 +89,7 @@ def _from_pattern(pattern: str) -> list[Shard]:
         found = sorted(fs.glob(local)) if "*" in local else [local]
         if not found or ("://" not in path and not fs.exists(found[0])):  # one that is remote will be asked for anyway
             raise ClipsiftError(f"pool: {path} does not exist")
-        shards += [Shard(_url(fs, tar), stem(tar)) for tar in found]
+        shards += [Shard(_url(fs, tar), PurePosixPath(bare_name(tar)).name) for tar in found]
     return shards
 
 
@@ -101,4 +106,4 @@ def _url(fs: fsspec.AbstractFileSystem, path: str) -> str:
 
 def _name(tar: str, root: str) -> str:
     relative = PurePosixPath(tar).relative_to(PurePosixPath(root.lstrip("/") if not tar.startswith("/") else root))
-    return str(relative.with_suffix("")).replace("/", "_")
+    return bare_name(str(relative)).replace("/", "_")

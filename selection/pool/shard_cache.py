@@ -1,35 +1,42 @@
-"""Remote shards on this machine: whole, in a bounded folder that all processes share."""
+"""Remote and packed shards on this machine: whole tars, in a bounded folder that all processes share."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from clipsift_common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import fingerprint
-from selection.pool.remote import Stamp, download
+from selection.pool.packed import is_packed, unpack, unpack_command
+from selection.pool.remote import Stamp, download, is_remote
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_STEP = 64 << 20  # bytes for which room is made at a time while a shard is unpacked
+
+
+def is_cached(url: str) -> bool:
+    """Whether a shard is read from a cache: one that lies elsewhere, or must be unpacked first."""
+    return is_remote(url) or is_packed(url)
 
 
 class ShardCache:
-    """Whole remote shards in a folder of at most ``limit`` bytes, shared by all processes of a machine.
+    """Whole tars of remote and packed shards in a folder of at most ``limit`` bytes, shared by a machine's processes.
 
-    A shard is fetched by one process while the others that want it wait; it appears under its name when it is whole.
-    When room is needed, those that were not used for longest go. A transfer that was interrupted, even by the end of
-    the program, resumes where it stopped.
+    A shard is fetched or unpacked by one process while the others that want it wait; it appears under its name when
+    it is whole. When room is needed, those that were not used for longest go. A transfer that was interrupted, even by
+    the end of the program, resumes where it stopped.
     """
 
     def __init__(self, folder: str | Path, limit: int) -> None:
         self.folder, self.limit = Path(folder), limit
 
     def open(self, url: str, known: Stamp) -> IO[bytes]:
-        """The shard as a local file, fetched if it is not here.
+        """The shard as a local tar, made if it is not here.
 
         Args:
             url: where it is from.
@@ -38,31 +45,83 @@ class ShardCache:
         Raises:
             ClipsiftError: naming the shard, when it cannot be had whole or is another one by now.
         """
+        if not is_remote(url):
+            _check_unchanged(url, known)
+        return self._open(self._path(url, known), lambda: self.fetch(url, known))
+
+    def fetch(self, url: str, known: Stamp) -> None:
+        """Have the shard here; see :meth:`open`."""
         path = self._path(url, known)
+        if is_packed(url):
+            self._make(path, 0, lambda part: self._unpack(url, known, part))
+        else:
+            self._download(url, known, path)
+
+    def _open(self, path: Path, make: Callable[[], None]) -> IO[bytes]:
         while True:
             with suppress(FileNotFoundError):
                 handle = open(path, "rb")  # noqa: SIM115 - the caller's
                 os.utime(path)  # was used just now
                 return handle
-            self.fetch(url, known)
+            make()
 
-    def fetch(self, url: str, known: Stamp) -> None:
-        """Have the shard here; see :meth:`open`."""
-        path = self._path(url, known)
+    def _make(self, path: Path, size: int, fill: Callable[[IO[bytes]], None]) -> None:
+        """Have ``path``, of ``size`` bytes as far as they are known, whose content ``fill`` writes."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with _claimed(self.folder / f"{path.stem}.{max(int(known[0]), 0)}.part") as part:
+            with _claimed(self.folder / f"{path.stem}.{size}.part") as part:
                 if path.exists():  # another process was faster
                     os.unlink(part.name)
                     return
-                self._make_room(Path(part.name), max(int(known[0]), 0))
-                download(url, known, part)
+                fill(part)
                 os.replace(part.name, path)
         except OSError as error:
             if error.errno in _NO_LOCKS:
                 text = "its file system has no locks, which processes that share it need"
                 raise ClipsiftError(f"{self.folder}: {text}; give --cache on a disk of the node") from error
             raise ClipsiftError(f"{self.folder}: cannot be written ({error.strerror or error})") from error
+
+    def _download(self, url: str, known: Stamp, path: Path) -> None:
+        size = max(int(known[0]), 0)
+
+        def fill(part: IO[bytes]) -> None:
+            self._make_room(Path(part.name), size)
+            download(url, known, part)
+
+        self._make(path, size, fill)
+
+    def _unpack(self, url: str, known: Stamp, part: IO[bytes]) -> None:
+        room = 0
+
+        def make_room(size: int) -> None:
+            nonlocal room
+            if size > room:
+                room = size + _STEP
+                if size > self.limit:
+                    text = f"a shard that unpacks to more than {self.limit / 1e9:.2f} GB does not fit"
+                    raise ClipsiftError(f"data.shard_cache_gb: {text}; raise it, or unpack it: {unpack_command(url)}")
+                self._make_room(Path(part.name), min(room, self.limit))
+
+        part.truncate(0)  # of an earlier start that ended
+        try:
+            with self._packed(url, known) as source:
+                unpack(source, url, int(known[0]), part, make_room)
+        except ClipsiftError:
+            part.truncate(0)
+            raise
+        part.flush()
+        if is_remote(url):
+            with suppress(FileNotFoundError):
+                os.unlink(source.name)
+
+    def _packed(self, url: str, known: Stamp) -> IO[bytes]:
+        if not is_remote(url):
+            try:
+                return open(url, "rb")
+            except OSError as error:
+                raise ClipsiftError(f"{url}: cannot be opened ({first_line(error)})") from error
+        path = self.folder / f"{self._path(url, known).stem}-packed"
+        return self._open(path, lambda: self._download(url, known, path))
 
     def _path(self, url: str, known: Stamp) -> Path:
         return self.folder / f"{fingerprint([url, known])}.tar"
@@ -77,7 +136,7 @@ class ShardCache:
         for other in self.folder.iterdir():
             with suppress(FileNotFoundError):
                 if other.suffix == ".part" and other != own and _is_claimed(other):
-                    coming += int(other.name.split(".")[1])
+                    coming += max(int(other.name.split(".")[1]), other.stat().st_size)
                 elif other != own:  # whole, or left by a program that ended
                     lying.append((other.stat().st_mtime, other.stat().st_size, other))
         taken = coming + sum(length for _, length, _ in lying)
@@ -87,6 +146,17 @@ class ShardCache:
             with suppress(FileNotFoundError), _claimed(other):
                 other.unlink()
             taken -= length
+
+
+def _check_unchanged(url: str, known: Stamp) -> None:
+    try:
+        about = os.stat(url)
+    except OSError as error:
+        raise ClipsiftError(f"{url}: cannot be read any more ({first_line(error)})") from error
+    if [about.st_size, str(about.st_mtime)] != known:
+        raise ClipsiftError(
+            f"{url}: has another size or time of change than when it was indexed; start again to index it anew"
+        )
 
 
 @contextmanager

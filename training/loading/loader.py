@@ -82,8 +82,8 @@ class StepDataset(Dataset):
         return torch.from_numpy(pixels).permute(0, 3, 1, 2), pixels
 
     def _fetch_ahead(self, place: int) -> None:
-        """Have the window's and the next one's remote shards fetched in the background, shared out over the workers."""
-        if not self.order.window or not self.index.is_streamed:
+        """Have the window's and the next one's shards got in the background, shared out over the workers."""
+        if not self.order.window or not self.index.is_cached:
             return
         window, rows = self.order.ahead_of(place)
         if window != self._window:
