@@ -15,16 +15,18 @@ LOGGED_PER_CAUSE = 5  # printed as they happen; the rest is only counted
 
 
 class DataReport:
-    """Counts of samples seen and lost, and of shard members ignored.
+    """Counts of samples seen, lost, and kept with a remark, and of shard members ignored.
 
     A *lost* sample could have been used had it been whole (broken image, no caption, duplicated key ...). An
-    *ignored* member is not a sample at all (a ``.pkl`` in a tar); it is counted but not held against the pool.
+    *ignored* member is not a sample at all (a ``.pkl`` in a tar); it is counted but not held against the pool. A
+    *noted* sample is used, though something is odd about it.
     """
 
     def __init__(self) -> None:
         self.samples = 0  # all that the pool offers, lost ones included
         self.lost: Counter[str] = Counter()
         self.ignored: Counter[str] = Counter()
+        self.noted: Counter[str] = Counter()
         self.examples: dict[str, list[dict[str, str]]] = {}
 
     def lose(self, cause: str, shard: str, key: str, detail: str = "", count: int = 1) -> None:
@@ -35,6 +37,11 @@ class DataReport:
     def ignore(self, cause: str, shard: str, key: str, detail: str = "") -> None:
         """Count a member that is no sample and was not opened."""
         self.ignored[cause] += 1
+        self._remember(cause, shard, key, detail)
+
+    def note(self, cause: str, shard: str, key: str, detail: str = "", count: int = 1) -> None:
+        """Count ``count`` samples that are used, and what is odd about them."""
+        self.noted[cause] += count
         self._remember(cause, shard, key, detail)
 
     def _remember(self, cause: str, shard: str, key: str, detail: str) -> None:
@@ -60,6 +67,7 @@ class DataReport:
         self.samples += other.samples
         self.lost += other.lost
         self.ignored += other.ignored
+        self.noted += other.noted
         for cause, examples in other.examples.items():
             mine = self.examples.setdefault(cause, [])
             mine.extend(examples[: EXAMPLES_PER_CAUSE - len(mine)])
@@ -88,6 +96,7 @@ class DataReport:
             "loss": self.loss,
             "lost": dict(self.lost),
             "ignored": dict(self.ignored),
+            "noted": dict(self.noted),
             "examples": self.examples,
         }
 
@@ -97,5 +106,6 @@ class DataReport:
         report.samples = values["samples"]
         report.lost = Counter(values["lost"])
         report.ignored = Counter(values["ignored"])
+        report.noted = Counter(values.get("noted", {}))  # reports made before have none
         report.examples = {cause: list(examples) for cause, examples in values["examples"].items()}
         return report

@@ -59,6 +59,9 @@ def read_samples(run: RunSettings, index: PoolIndex) -> tuple[Finding, Material 
         return Finding("reading", "fail", str(batch["error"]), "mend the shards"), None
     kernel = "the compiled kernel" if KERNEL else "torch"
     text = f"{count} samples read and decoded at {1 / seconds:,.0f} per second and worker, resized by {kernel}"
+    if remarks := batch.pop("remarks", None):
+        _, shard, key, detail = remarks[0]
+        text += f"; the decoder remarked on {len(remarks)} ({shard} {key}: {detail}), which are used"
     if not lost:
         return Finding("reading", "ok", text), Material(batch, seconds)
     share = len(lost) / (count + len(lost))

@@ -17,7 +17,7 @@ from clipsift_common.clip import LoadedCLIP
 from clipsift_common.data_report import DataReport
 from clipsift_common.distributed import barrier, gather_objects, on_rank_zero, rank, world_size
 from clipsift_common.files import read_json, wait_for, write_json
-from clipsift_common.images import ImageError, decode_image
+from clipsift_common.images import DECODER_REMARK, ImageError, pair_image
 from clipsift_common.machine import Machine, device_of, make_trainer, num_threads
 from clipsift_common.pixels import Preprocess
 from clipsift_common.progress import Progress
@@ -44,17 +44,20 @@ class _ShardBatches(torch.utils.data.Dataset):
 
     def __getitem__(self, item: int) -> Batch:
         shard, rows, is_last = self.chunks[item]
-        images, captions, kept, broken = [], [], [], []
+        images, captions, kept, broken, remarks = [], [], [], [], []
         for row in rows:
             sample = self.index.read(row)
+            said: list[str] = []
             try:
-                images.append(self.preprocess.worker(decode_image(sample.image)))
+                images.append(self.preprocess.worker(pair_image(sample.image, remarks=said)))
             except ImageError as error:
                 broken.append((error.cause, sample.shard, sample.key, error.detail))
                 continue
+            remarks += [(DECODER_REMARK, sample.shard, sample.key, detail) for detail in said]
             captions.append(sample.caption)
             kept.append(row)
         batch: Batch = {"shard": shard, "is_last": is_last, "rows": kept, "captions": captions, "broken": broken}
+        batch["remarks"] = remarks
         if images:
             batch |= {"image": torch.stack(images), "text": self.tokenizer(captions)}
         return batch
@@ -110,8 +113,10 @@ class _FeatureWriter(BasePredictionWriter):
         for batch, _ in self.pending:
             rows += batch["rows"]
             captions += batch["captions"]
-            for cause, name, key, detail in batch["broken"]:
-                report.lose(cause, name, key, detail)
+            for event in batch["broken"]:
+                report.lose(*event)
+            for event in batch["remarks"]:
+                report.note(*event)
         done = [features for _, features in self.pending if features]
         image = np.concatenate([features["image"] for features in done]) if done else np.zeros((0, 1), np.float32)
         text = np.concatenate([features["text"] for features in done]) if done else np.zeros((0, 1), np.float32)

@@ -171,5 +171,5 @@ def test_damage_is_reported_and_limited(workspace: Path, tmp_path: Path) -> None
     lenient = program.run([*arguments, "--max_loss=0.1"])
     assert lenient.returncode == 0, lenient.stderr
     report = read_json(tmp_path / "run/selection/data_report.json")
-    assert report["lost"] == {"missing_caption": 1, "duplicate_key": 1, "broken_image": 1}
+    assert report["lost"] == {"missing_caption": 1, "duplicate_key": 1, "truncated_image": 1}
     assert report["ignored"] == {"pkl member": 1}

@@ -31,9 +31,13 @@ def uid_of(number: int) -> str:
     return f"{number * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128:032x}"
 
 
-def training_sample(number: int, broken: bool = False) -> Members:
-    """A sample whose uid is :func:`uid_of`; a ``broken`` one has a JPEG that ends in the middle."""
+def training_sample(number: int, broken: bool = False, junk: bytes = b"") -> Members:
+    """A sample whose uid is :func:`uid_of`; a ``broken`` one has a JPEG that ends in the middle.
+
+    ``junk`` stands before the JPEG's end mark.
+    """
     image = picture(number, (44 + number % 5, 40))
+    image = image[:-2] + junk + image[-2:]
     uid = json.dumps({"uid": uid_of(number)}).encode()
     return sample(f"{number:06d}", number, jpg=image[: len(image) // 2] if broken else image, json=uid)
 

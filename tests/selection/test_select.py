@@ -117,13 +117,17 @@ def test_broken_pictures_are_counted_and_left_out(tmp_path: Path, clip: LoadedCL
     write_pool(tmp_path / "trusted", {"0": 3}, start=100)
     members = [member for number in range(1, 21) for member in sample(f"{number}", number)]
     members += sample("half", 21, jpg=picture(21)[:300])
+    members += sample("closed", 22, jpg=picture(22)[:-200] + b"\xff\xd9")  # PIL makes the rest grey
+    members += sample("junk", 23, jpg=picture(23)[:-2] + bytes(40) + b"\xff\xd9")
     write_tar(tmp_path / "pool" / "0.tar", members)
     path = selector(tmp_path, clip).run()
     report = read_json(tmp_path / "run" / "selection" / "data_report.json")
-    assert report["lost"] == {"broken_image": 1}
-    assert report["samples"] == 21
-    assert report["examples"]["broken_image"][0]["key"] == "half"
-    assert read_json(path.with_suffix(".json"))["num_pool"] == 20
+    assert report["lost"] == {"truncated_image": 2}
+    assert report["noted"] == {"decoder_remark": 1}
+    assert report["samples"] == 23
+    assert [example["key"] for example in report["examples"]["truncated_image"]] == ["half", "closed"]
+    assert report["examples"]["decoder_remark"][0]["key"] == "junk"
+    assert read_json(path.with_suffix(".json"))["num_pool"] == 21
     with pytest.raises(ClipsiftError, match="above max_loss"):
         selector(tmp_path, clip, out=tmp_path / "strict", max_loss=0.01).run()
 

@@ -19,7 +19,8 @@ import torch
 from clipsift_common.clip import load_clip
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.machine import Machine
-from helpers.training_run import NUM_KEPT, FailAt, uid_of, write_pool
+from helpers.tars import write_tar
+from helpers.training_run import NUM_KEPT, FailAt, training_sample, uid_of, write_pool
 from selection.subset import Subset
 from selection.uids import parse_uids
 from training.fit import fit
@@ -71,7 +72,7 @@ def lose_three(workspace: Path, folder: Path) -> dict[str, str]:
     return {"pool": str(folder / "broken"), "cache": str(folder / "cache")}
 
 
-def test_broken_images_are_replaced_and_counted(make_data, make_module, machine, tmp_path, workspace):
+def test_truncated_images_are_replaced_and_counted(make_data, make_module, machine, tmp_path, workspace):
     changes = lose_three(workspace, tmp_path)
     runs = []
     for name, workers in (("a", 0), ("b", 2)):
@@ -85,23 +86,32 @@ def test_broken_images_are_replaced_and_counted(make_data, make_module, machine,
     assert sum(seen.values()) == 72
     assert not any(seen[tuple(uid)] for uid in lost)
     report = json.loads((tmp_path / "b" / "training" / "data_report.json").read_text())["training"]
-    assert report["lost"] == {"broken_image": report["num_lost"]}
+    assert report["lost"] == {"truncated_image": report["num_lost"]}
     assert report["samples"] == 72 + report["num_lost"]
     assert 6 <= report["num_lost"] <= 12  # 2 passes and a half, and a replacement may be broken too
-    assert {(e["shard"], e["key"]) for e in report["examples"]["broken_image"]} == {
+    assert {(e["shard"], e["key"]) for e in report["examples"]["truncated_image"]} == {
         ("00000001", "000020"), ("00000001", "000021"), ("00000001", "000022"),
     }  # fmt: skip
     assert int(rows(tmp_path / "b")[-1]["lost"]) == report["num_lost"]
 
 
-def test_too_many_broken_images_stop_the_run(make_data, make_module, machine, tmp_path, workspace):
+def test_what_the_decoder_remarks_on_is_trained_on_and_counted(make_data, make_module, machine, tmp_path, workspace):
+    members = [member for number in range(42) for member in training_sample(number, junk=bytes(30))]
+    write_tar(tmp_path / "junk" / "00000000.tar", members)
+    data = make_data(pool=str(tmp_path / "junk"), cache=str(tmp_path / "cache"), workers=1)
+    fit(make_module(), data, tmp_path / "junk_run", machine)
+    report = json.loads((tmp_path / "junk_run" / "training" / "data_report.json").read_text())["training"]
+    assert (report["lost"], report["noted"]) == ({}, {"decoder_remark": 72})
+
+
+def test_too_many_truncated_images_stop_the_run(make_data, make_module, machine, tmp_path, workspace):
     data = make_data(**lose_three(workspace, tmp_path), max_loss=0.05)
-    with pytest.raises(ClipsiftError, match=r"of \d+ samples lost .*broken_image.*above max_loss 5\.00%"):
+    with pytest.raises(ClipsiftError, match=r"of \d+ samples lost .*truncated_image.*above max_loss 5\.00%"):
         fit(make_module(), data, tmp_path / "run", machine)
     assert not (tmp_path / "run" / "training" / "training.json").exists()
 
 
-def test_a_pool_of_broken_images_ends(make_data, make_module, machine, tmp_path):
+def test_a_pool_of_truncated_images_ends(make_data, make_module, machine, tmp_path):
     write_pool(tmp_path / "bad", broken=tuple(range(42)))
     data = make_data(pool=str(tmp_path / "bad"), cache=str(tmp_path / "cache"), max_loss=1.0)
     with pytest.raises(ClipsiftError, match="no usable image among 100 samples"):

@@ -140,10 +140,10 @@ def test_all_ranks_stop_when_too_much_is_lost(out: Path) -> None:
     for part in records(out, "broken"):
         assert part["error"][0] == "ClipsiftError"
         assert "above max_loss 2.00%" in part["error"][1]
-        assert "broken_image" in part["error"][1]
+        assert "truncated_image" in part["error"][1]
     report = json.loads((out / "broken" / "training" / "data_report.json").read_text())["training"]
-    assert report["lost"].keys() == {"broken_image"}
-    assert {example["key"] for example in report["examples"]["broken_image"]} == {"000020", "000021", "000022"}
+    assert report["lost"].keys() == {"truncated_image"}
+    assert {example["key"] for example in report["examples"]["truncated_image"]} == {"000020", "000021", "000022"}
 
 
 def test_all_ranks_stop_when_a_shard_is_gone(out: Path) -> None:

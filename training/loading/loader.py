@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from clipsift_common.data_report import DataReport
 from clipsift_common.errors import ClipsiftError
-from clipsift_common.images import ImageError
+from clipsift_common.images import DECODER_REMARK, ImageError
 from selection.pool.index import PoolIndex, Sample
 from training.loading.order import SampleOrder
 from training.loading.permutation import places_at
@@ -24,11 +24,13 @@ from training.loading.transform import TrainTransform
 _MAX_REPLACEMENTS = 100  # tries for one place before the pool counts as broken
 
 Batch = dict[str, Any]
-Lost = tuple[str, str, str, str]  # cause, shard, key, detail: what DataReport.lose takes
+Lost = tuple[str, str, str, str]  # cause, shard, key, detail: what DataReport.lose and note take
 
 
 class StepDataset(Dataset):
     """``dataset[step]`` is one rank's share of a global batch, decoded, and a list of what was lost on the way.
+
+    A batch with pictures that the decoder remarked on has a list of these, ``remarks``, too.
 
     In a worker with ``slots``, ``image`` is the :class:`Slot` where it lies.
 
@@ -60,14 +62,16 @@ class StepDataset(Dataset):
         rows = order.at(places)
         self._fetch_ahead(int(places[-1]))
         captions, image, pixels = [], *self._room()
+        remarks: list[Lost] = []
         try:
             for number, place in enumerate(places.tolist()):
-                rows[number], caption = self._decode(place, int(rows[number]), pixels[number], lost)
+                rows[number], caption = self._decode(place, int(rows[number]), pixels[number], lost, remarks)
                 captions.append(caption)
         except ClipsiftError as error:
             return {"error": str(error)}, lost
         uids = torch.from_numpy(self.index.entries(rows.tolist())["uid"].copy().view(np.int64).reshape(-1, 2))
-        return {"image": image, "text": self.tokenizer(captions), "uid": uids}, lost
+        batch = {"image": image, "text": self.tokenizer(captions), "uid": uids}
+        return batch | {"remarks": remarks} if remarks else batch, lost
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -91,14 +95,18 @@ class StepDataset(Dataset):
             worker = get_worker_info()
             self.index.fetch_ahead(rows[worker.id :: worker.num_workers] if worker else rows)
 
-    def _decode(self, place: int, row: int, pixels: np.ndarray, lost: list[Lost]) -> tuple[int, str]:
+    def _decode(
+        self, place: int, row: int, pixels: np.ndarray, lost: list[Lost], remarks: list[Lost]
+    ) -> tuple[int, str]:
         """The row used, which is ``row`` or its replacement, and its caption; its pixels into ``pixels``."""
         for attempt in range(1, _MAX_REPLACEMENTS + 1):
             if self.reading:
                 self.reading.note(row)
             sample: Sample = self.index.read(row)
+            said: list[str] = []
             try:
-                self.transform(sample.image, place, pixels)
+                self.transform(sample.image, place, pixels, said)
+                remarks += [(DECODER_REMARK, sample.shard, sample.key, detail) for detail in said]
                 return row, sample.caption
             except ImageError as error:
                 lost.append((error.cause, sample.shard, sample.key, error.detail))
@@ -191,8 +199,10 @@ class GlobalBatchLoader:
 
     def _count(self, batch: Batch, lost: list[Lost]) -> None:
         self.report.samples += len(batch.get("uid", ())) + len(lost)
-        for cause, shard, key, detail in lost:
-            self.report.lose(cause, shard, key, detail)
+        for event in lost:
+            self.report.lose(*event)
+        for event in batch.pop("remarks", ()):
+            self.report.note(*event)
 
     def state_dict(self) -> dict[str, Any]:
         return {"step": self.step, "order": self.order}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from clipsift_common.images import MAX_PIXELS, decode_image, jpeg_pixels
+from clipsift_common.images import MAX_PIXELS, jpeg_pixels, pair_image
 from training.loading.resize import Box, resize_crop
 
 Decode = Literal["fast", "exact"]
@@ -29,7 +29,7 @@ class TrainTransform:
     remains (scaling to [0, 1] and normalising) is :func:`normalise`, on the device, with a quarter of the bytes to
     send. The crop is drawn from a generator that ``seed`` and the sample's place in the training sequence seed.
 
-    ``size`` is (height, width) in pixels. ``decode``: ``exact`` makes open_clip's pixels to the last bit, with PIL;
+    ``size`` is (height, width) in pixels. ``decode``: ``exact`` makes open_clip's pixels to the last bit;
     ``fast`` decodes and resizes JPEGs as arrays, 2.8 times as fast, and differs by rounding: on 1,500 photographs by
     at most 2 of 255, 0.004 on average. Pictures that are no JPEGs are exact either way.
     """
@@ -39,8 +39,8 @@ class TrainTransform:
     max_pixels: int = MAX_PIXELS
     decode: Decode = "fast"
 
-    def __call__(self, data: bytes, place: int, out: np.ndarray) -> None:
-        """Write the pixels into ``out``, (height, width, 3) uint8 RGB, contiguous.
+    def __call__(self, data: bytes, place: int, out: np.ndarray, remarks: list[str] | None = None) -> None:
+        """Write the pixels into ``out``, (height, width, 3) uint8 RGB, contiguous; ``remarks`` as for `pair_image`.
 
         Raises:
             ImageError: for data that is no usable image; ``out`` is as it was.
@@ -51,7 +51,7 @@ class TrainTransform:
         if pixels is not None:
             resize_crop(pixels, crop_box(pixels.shape[1], pixels.shape[0], generator), out)
             return
-        image = decode_image(data, self.max_pixels)
+        image = pair_image(data, self.max_pixels, remarks)
         left, top, width, height = crop_box(image.width, image.height, generator)
         cropped = image.crop((left, top, left + width, top + height))
         out[:] = np.asarray(cropped.resize((self.size[1], self.size[0]), Image.Resampling.BICUBIC))
