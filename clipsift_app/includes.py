@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -76,16 +75,3 @@ def _num_values(values: Any, known: dict[int, float]) -> float:
         parts = values.values() if isinstance(values, dict) else values
         known[id(values)] = 1 + sum(_num_values(part, known) for part in parts)
     return known[id(values)]
-
-
-def check_known(arguments: list[str], known: Collection[str]) -> None:
-    """Raise :class:`ClipsiftError` for a key at the top of a config file that is not ``known``.
-
-    The parser finds those with a value; one without is nothing to it.
-    """
-    for argument in arguments:
-        if argument.startswith("--config="):
-            path = Path(argument.removeprefix("--config="))
-            unknown = [key for key in read_config(path) if key.partition(".")[0] not in known]
-            if unknown:
-                raise ClipsiftError(f"config: {path}: there is no setting {unknown[0]}")

@@ -7,7 +7,8 @@ from typing import TypeVar
 
 import jsonargparse
 
-from clipsift_app.includes import check_known, with_includes
+from clipsift_app.config_checks import naming_file
+from clipsift_app.includes import with_includes
 from clipsift_app.paths import expand_home, make_absolute
 from clipsift_app.run_cli import RunCLI, one_line
 from clipsift_app.setting_checks import check_run
@@ -34,7 +35,6 @@ def parse_run(arguments: list[str], needs_eval: bool = True, trains: bool = True
     try:
         arguments = with_includes(arguments)
         cli = RunCLI(arguments, trains)
-        check_known(arguments, {action.dest.partition(".")[0] for action in cli.parser._actions})
         settings = expand_home(cli.config)
         for key in ("pool", "out"):
             if settings[key] is None:
@@ -48,7 +48,7 @@ def parse_run(arguments: list[str], needs_eval: bool = True, trains: bool = True
     except ClipsiftError:
         raise
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
-        raise ClipsiftError(one_line(error)) from error
+        raise ClipsiftError(naming_file(arguments, one_line(error))) from error
     trainer = {key: value for key, value in settings.trainer.as_dict().items() if value is not None}
     machine = Machine(**{key: trainer.pop(key) for key in list(trainer) if key in Machine.__dataclass_fields__})
     model = settings.model.as_dict()

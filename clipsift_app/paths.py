@@ -9,6 +9,7 @@ from typing import Any
 import jsonargparse
 
 from clipsift_app.config_files import find_config
+from clipsift_common.errors import ClipsiftError, first_line
 from selection.recipe.step import map_paths
 
 _OUTPUTS = ("out", "cache")  # need not exist
@@ -56,6 +57,12 @@ def absolute(value: str, must_exist: bool = True) -> str:
     if "://" in value or "::" in value or value.startswith("pipe:"):
         return value
     here = Path.cwd() / value
+    try:
+        os.lstat(here)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # a name too long, a forbidden folder, a character that no path has
+        raise ClipsiftError(f"{value[:200]!r}: cannot be a path ({first_line(error)}); give another") from error
     if here.exists():
         return str(here.resolve())
     if value.endswith(".json") and (packaged := find_config(value)):

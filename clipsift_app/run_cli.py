@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from clipsift_app.config_checks import check_config_files
 from clipsift_app.settings import Checkpoint, Evaluation
 from clipsift_app.validation import Validation
 from clipsift_common.errors import ClipsiftError
@@ -66,6 +67,14 @@ class RunCLI(LightningCLI):
             for action in parser._actions:
                 if action.dest.startswith(("model.", "data.")):
                     action.required = False
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Look at the config files alone first, for what the parser would let pass."""
+        check_config_files(args, parser)
+        super().parse_arguments(parser, args)
+        seed = int(self.config["seed_everything"])
+        if not 0 <= seed < 2**32:
+            raise ClipsiftError(f"seed_everything: is a number from 0 to {2**32 - 1}, got {seed}")
 
     def instantiate_classes(self) -> None:
         """Left to the stages: a wrong setting must fail before anything is made."""

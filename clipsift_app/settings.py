@@ -10,6 +10,7 @@ from clipsift_app.validation import Validation
 from clipsift_common.files import write_text
 from clipsift_common.machine import Machine
 from evaluation.rules import Precision, Rules
+from selection.options import check_least
 from selection.settings import Selection
 from training.online import Online
 
@@ -27,6 +28,10 @@ class Evaluation:
     batch_size: int = 256
     workers: int | None = None
 
+    def __post_init__(self) -> None:
+        check_least("evaluation.batch_size", self.batch_size, 1)
+        check_least("evaluation.workers", self.workers, 0)
+
 
 @dataclass
 class Checkpoint:
@@ -34,6 +39,10 @@ class Checkpoint:
 
     steps: int = 1000
     minutes: float = 15.0
+
+    def __post_init__(self) -> None:
+        check_least("checkpoint.steps", self.steps, 1)
+        check_least("checkpoint.minutes", self.minutes, 0)
 
 
 @dataclass

@@ -16,6 +16,7 @@ from clipsift_app.settings import Evaluation, RunSettings
 from clipsift_app.validation import Validate
 from clipsift_common.clip import LoadedCLIP, load_clip
 from clipsift_common.distributed import on_rank_zero
+from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import read_json
 from clipsift_common.locks import hold
 from clipsift_common.machine import Machine, device_of, listed, num_workers
@@ -23,6 +24,7 @@ from clipsift_common.progress import make_console
 from evaluation import evaluate
 from evaluation.table import format_table
 from selection.features.target import load_target
+from selection.features.target_rows import checked_rows
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
 from selection.selector import Selector
@@ -74,7 +76,8 @@ def _online(run: RunSettings) -> OnlineSelection | None:
         return None
     steps, clip, device = run.online.check(run.trusted), _load_teacher(run, run.online.teacher), device_of(run.machine)
     names = sorted({target for step in steps for target in step.targets})
-    targets = {name: load_target(name, clip, None, run.cache, device, run.trusted).to(device) for name in names}
+    loaded = {name: load_target(name, clip, None, run.cache, device, run.trusted) for name in names}
+    targets = {name: checked_rows(name, rows).to(device) for name, rows in loaded.items()}
     model, global_batch = run.model["model"], int(run.data["global_batch"])
     return OnlineSelection(run.online, steps, clip, targets.__getitem__, model, global_batch, run.seed)
 
@@ -112,6 +115,23 @@ def _validation(run: RunSettings) -> list[Validate]:
     return [Validate(tasks, str(run.eval), path, every_steps, **options)] if tasks else []
 
 
+def load_result(out: Path) -> LoadedCLIP:
+    """The CLIP that a run has trained.
+
+    Raises :class:`ClipsiftError` for a run without one, or whose weights are not those that it wrote.
+    """
+    folder, note = out / "training" / "model", out / "training" / "training.json"
+    if not folder.is_dir():
+        raise ClipsiftError(f"{folder}: does not exist; clipsift fit --config {out}/config.yaml finishes it")
+    clip = load_clip(str(folder), None)
+    if note.is_file() and read_json(note).get("weights", clip.fingerprint) != clip.fingerprint:
+        raise ClipsiftError(
+            f"{folder}: its weights are not those that were written, by the fingerprint in {note}; "
+            f"clipsift fit --config {out}/config.yaml makes them again"
+        )
+    return clip
+
+
 def run_evaluate(clip: LoadedCLIP, data: str, out: Path, settings: Evaluation, machine: Machine) -> None:
     """Evaluate weights on the tasks under ``data``; print the table."""
     hold(out)
@@ -144,8 +164,7 @@ def open_index(pool: str | None, cache: Path | None) -> PoolIndex | None:
 
 def reproduce(run: RunSettings) -> Path:
     """Select, train, evaluate, report: skips what is complete, resumes what is not. The report's page."""
-    model = run_fit(run)
+    run_fit(run)
     assert run.eval is not None
-    clip = load_clip(str(model), None)
-    run_evaluate(clip, run.eval, run.out / "evaluation", run.evaluation, run.machine)
+    run_evaluate(load_result(run.out), run.eval, run.out / "evaluation", run.evaluation, run.machine)
     return run_report(run.out, run.pool, run.cache, run.truth)

@@ -19,6 +19,7 @@ from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import writing
 from evaluation.run import evaluate_in_place
 from evaluation.tasks import Task, select_tasks
+from selection.options import check_least
 from training.metrics import begin_table
 
 logger = logging.getLogger("clipsift")
@@ -35,8 +36,7 @@ class Validation:
 
     def chosen(self, data: str | None) -> list[Task]:
         """The tasks. Raises :class:`ClipsiftError` for one without a score or a folder under ``data``."""
-        if self.every_steps < 1:
-            raise ClipsiftError(f"validation.every_steps: must be 1 or more, got {self.every_steps}")
+        check_least("validation.every_steps", self.every_steps, 1)
         tasks = select_tasks(self.tasks)
         if tasks and not data:
             raise ClipsiftError("validation.tasks: --eval is missing, the folder of evaluation sets")

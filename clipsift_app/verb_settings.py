@@ -7,7 +7,8 @@ from typing import Any
 
 import jsonargparse
 
-from clipsift_app.includes import check_known, with_includes
+from clipsift_app.config_checks import check_config_files, naming_file
+from clipsift_app.includes import with_includes
 from clipsift_app.paths import absolute, expand_home
 from clipsift_app.run_cli import one_line
 from clipsift_common.errors import ClipsiftError
@@ -27,8 +28,8 @@ def parse_settings(kind: Callable[..., Any], arguments: list[str], positional: s
     parser.add_class_arguments(kind, None)
     try:
         arguments = with_includes(arguments)
+        check_config_files(arguments, parser)
         values = expand_home(parser.parse_args(arguments).as_dict())
-        check_known(arguments, {action.dest.partition(".")[0] for action in parser._actions})
         values.pop("config", None)
         if values.get("model"):
             values["model"] = absolute(values["model"])  # may be one of the packaged JSON files
@@ -36,4 +37,4 @@ def parse_settings(kind: Callable[..., Any], arguments: list[str], positional: s
             values["trainer"] = Machine(**values["trainer"])
         return kind(**values)
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
-        raise ClipsiftError(one_line(error)) from error
+        raise ClipsiftError(naming_file(arguments, one_line(error))) from error

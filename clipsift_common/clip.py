@@ -120,7 +120,8 @@ def load_clip(model: str, pretrained: str | None) -> LoadedCLIP:
         use_cache_if_unreachable()
         if (open_clip.get_pretrained_cfg(name, pretrained) or {}).get("quick_gelu"):
             options["force_quick_gelu"] = True  # OpenAI's weights were trained with it; open_clip only warns
-    with _loading(pretrained, model), _quiet_open_clip(), _own_reader() if is_file else nullcontext():
+    remedy = "give weights and model alike" if is_file else "fetch the file where there is a network, and give its path"
+    with _loading(pretrained, model, remedy), _quiet_open_clip(), _own_reader() if is_file else nullcontext():
         loaded, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=pretrained, **options)
     weights = file_fingerprint(pretrained) if is_file else fingerprint([name, pretrained])
     config = [open_clip.get_model_config(name), options]
@@ -149,8 +150,8 @@ def _preparation(model: torch.nn.Module, config: Any) -> str:
 
 
 @contextmanager
-def _loading(file: str, what: str) -> Iterator[None]:
-    """Make one line, naming ``file``, of all that open_clip raises about weights that are not of the architecture."""
+def _loading(file: str, what: str, remedy: str = "give weights and model alike") -> Iterator[None]:
+    """Make one line, with ``file`` and ``remedy``, of all that open_clip raises about weights of something else."""
     try:
         yield
     except ClipsiftError:
@@ -158,7 +159,7 @@ def _loading(file: str, what: str) -> Iterator[None]:
     except Exception as error:  # RuntimeError of load_state_dict, but also KeyError, AttributeError, IndexError ...
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = " ".join(lines[:2])[:300] or type(error).__name__  # torch's first line says only that something is
-        raise ClipsiftError(f"{file}: cannot be loaded as {what}: {reason}; give weights and model alike") from error
+        raise ClipsiftError(f"{file}: cannot be loaded as {what}: {reason}; {remedy}") from error
 
 
 def wrap_clip(

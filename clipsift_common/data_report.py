@@ -46,6 +46,7 @@ class DataReport:
 
     def _remember(self, cause: str, shard: str, key: str, detail: str) -> None:
         examples = self.examples.setdefault(cause, [])
+        key, detail = (text.encode(errors="surrogateescape").decode(errors="replace") for text in (key, detail))
         if len(examples) < EXAMPLES_PER_CAUSE:
             examples.append({"shard": shard, "key": key, "detail": detail})
         if len(examples) <= LOGGED_PER_CAUSE:

@@ -57,7 +57,8 @@ def writing(path: str | Path) -> Iterator[None]:
     except (OSError, RuntimeError, SafetensorError) as error:
         if not _is_of_writing(error, Path(path)):
             raise
-        reason = getattr(error, "strerror", None) or first_line(error)
+        in_the_way = next((parent for parent in Path(path).parents if parent.exists() and not parent.is_dir()), None)
+        reason = f"{in_the_way} is a file" if in_the_way else getattr(error, "strerror", None) or first_line(error)
         raise ClipsiftError(f"{path}: cannot be written ({reason}); mend that, the same command resumes") from error
 
 

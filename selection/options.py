@@ -65,6 +65,12 @@ def check_options(what: str, function: Callable[..., Any], known: Mapping[str, A
             raise ClipsiftError(f"{what}: option {option} is missing")
 
 
+def check_least(what: str, value: float | None, least: float) -> None:
+    """Raise :class:`ClipsiftError` for a number below ``least``, and for NaN; None is a default."""
+    if value is not None and not value >= least:
+        raise ClipsiftError(f"{what}: must be {least:g} or more, got {value}")
+
+
 def _fits(value: Any, hint: Any) -> bool:
     origin, members = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:

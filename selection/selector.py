@@ -191,14 +191,14 @@ class Selector:
         device = device_of(self.machine)
         loaded: dict[str, torch.Tensor] = {}
         name = self.selection.features or EMBEDDED
-        centroids = self.recipe.centroids  # means of unit rows are shorter, and compared as they are
 
         def target(source: str) -> torch.Tensor:
             if source not in loaded:
                 given = self.targets.get(source)
                 if given is None:
                     given = load_target(source, self.clip, name, self.cache, device, self.trusted)
-                rows = given if source in centroids else checked_rows(source, given, self.selection.normalise)
+                is_centroids = source in self.recipe.centroids
+                rows = checked_rows(source, given, self.selection.normalise, any_length=is_centroids)
                 loaded[source] = rows.to(device)
             return loaded[source]
 

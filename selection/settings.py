@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clipsift_common.errors import ClipsiftError
+from selection.options import check_least
 from selection.recipe.parsed import ParsedRecipe
 
 
@@ -58,6 +59,10 @@ class Embedding:
     batch_size: int = 256
     workers: int | None = None
     precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        check_least("selection.embedding.batch_size", self.batch_size, 1)
+        check_least("selection.embedding.workers", self.workers, 0)
 
 
 @dataclass

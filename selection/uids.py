@@ -106,7 +106,7 @@ def uid_column(uids: np.ndarray) -> pa.StringArray:
 
 def derive_uid(shard: str, key: str) -> str:
     """A stable uid for a sample that came without one: a hash of its shard's name and its key."""
-    return hashlib.md5(f"{shard}/{key}".encode(), usedforsecurity=False).hexdigest()
+    return hashlib.md5(f"{shard}/{key}".encode(errors="surrogateescape"), usedforsecurity=False).hexdigest()
 
 
 def sort_key(uids: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import atomic_path
+from clipsift_common.pretrained.torch_files import check_archive
 
 CHECKPOINT_NAME = "last.ckpt"
 _OURS = "clipsift"  # our entry in Lightning's checkpoint
@@ -44,6 +45,7 @@ def check_settings(path: Path, settings: dict[str, Any]) -> None:
         ClipsiftError: naming the settings that differ, or a file that is damaged or not ours.
     """
     try:
+        check_archive(path)
         found = torch.load(path, map_location="cpu", mmap=True, weights_only=True)[_OURS]["settings"]
     except Exception as error:  # damaged zip archives and unpicklable content raise all sorts
         raise ClipsiftError(

@@ -151,7 +151,13 @@ def is_complete(folder: Path, settings: dict[str, Any]) -> bool:
     if not note.is_file() or not (folder / "model" / WEIGHTS_NAME).is_file():
         return False
     about = read_json(note)
-    return about.get("config") == fingerprint(settings)
+    if about.get("config") != fingerprint(settings):
+        return False
+    weights = folder / "model" / WEIGHTS_NAME
+    if about["weights"] != file_fingerprint(weights):
+        logger.warning("%s: is not the file that was written; it is made again", weights)
+        return False
+    return True
 
 
 def make_fit_trainer(

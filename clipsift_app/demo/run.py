@@ -22,6 +22,7 @@ from clipsift_app.stages import open_index
 from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.launch import launch
+from clipsift_common.locks import hold
 from clipsift_common.machine import Machine
 from clipsift_common.progress import format_duration, make_console, say
 
@@ -62,6 +63,7 @@ def run_demo(settings: DemoSettings) -> None:
     start = time.monotonic()
     machine = launch(Machine(accelerator=settings.accelerator, devices=settings.devices))
     out = Path(settings.out).absolute()
+    hold(out)
     cells: list[Cell] = []
     for seed in range(settings.first_seed, settings.first_seed + settings.seeds):
         folder = out / f"seed{seed}"

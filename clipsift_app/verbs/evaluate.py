@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from clipsift_app.settings import Evaluation
-from clipsift_app.stages import run_evaluate
+from clipsift_app.stages import load_result, run_evaluate
 from clipsift_app.verb_settings import parse_settings
 from clipsift_common.clip import load_clip
 from clipsift_common.distributed import on_rank_zero
@@ -45,21 +45,14 @@ def run(arguments: list[str]) -> None:
         return download(tasks, settings.data)
     if (settings.run is None) == (settings.model is None):
         raise ClipsiftError("say either --run RUN_DIR or --model NAME_OR_JSON with --pretrained TAG_OR_FILE")
-    if settings.run is not None:
-        folder = Path(settings.run) / "training" / "model"
-        if not folder.is_dir():
-            raise ClipsiftError(
-                f"{folder}: does not exist; clipsift fit --config {settings.run}/config.yaml finishes it"
-            )
-        model, out = str(folder), settings.out or f"{settings.run}/evaluation"
-    else:
-        model, out = str(settings.model), settings.out
+    out = settings.out or (f"{settings.run}/evaluation" if settings.run else None)
     if out is None:
         raise ClipsiftError("--out is missing: the folder for eval_results.jsonl and summary.json")
     machine = launch(settings.trainer)
+    clip = load_result(Path(settings.run)) if settings.run else load_clip(str(settings.model), settings.pretrained)
     on_rank_zero(partial(_obtain, settings.data, tasks if settings.download else None))
     how = Evaluation(tasks, settings.rules, settings.precision, settings.batch_size, settings.workers)
-    run_evaluate(load_clip(model, settings.pretrained), settings.data, Path(out), how, machine)
+    run_evaluate(clip, settings.data, Path(out), how, machine)
 
 
 def _obtain(data: str, tasks: list[str] | None) -> None:

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from clipsift_common.errors import ClipsiftError, first_line
+from clipsift_common.pretrained.torch_files import read_torch
 
 # Where training programs put the weights, the first that is there; a plain state dict has none of them.
 _PLACES = ("state_dict", "model_state_dict", "model_state", "model", "module", "network", "weights")
@@ -51,7 +51,7 @@ def _torch_file(path: Path) -> Any:
     if start.lstrip().startswith((b"<", b"version https://git-lfs")):
         raise ClipsiftError(f"{path}: is a web page or a pointer, not a checkpoint; fetch the file itself")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return read_torch(path)
     except Exception as error:  # of a damaged pickle anything: struct.error, EOFError, IndexError, KeyError ...
         raise _unreadable(path, error) from error
 

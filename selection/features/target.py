@@ -17,10 +17,10 @@ from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import atomic_path, fingerprint, read_json, wait_for
 from clipsift_common.images import IMAGE_EXTENSIONS, ImageError, decode_image
+from clipsift_common.pretrained.torch_files import read_torch
 from clipsift_common.progress import track
 from clipsift_common.tar_samples import TarReader
 from selection.features.embed import embed_images
-from selection.features.files import bad_rows
 from selection.kernels.arrays import native
 from selection.pool.location import Pool
 
@@ -80,10 +80,7 @@ def load_target(
         raise ClipsiftError(f"target: the files of {source} differ in width {[part.shape[1] for part in parts]}")
     features = np.concatenate(parts)
     if not len(features):
-        raise ClipsiftError(f"target: {source} has no features, or no picture that can be read")
-    bad = np.flatnonzero(bad_rows(features))
-    if len(bad):
-        raise ClipsiftError(f"target: {source} row {bad[0]} is not finite or all zero")
+        raise ClipsiftError(f"target: {source} has no features, or no picture that can be read; give another")
     return torch.from_numpy(features)
 
 
@@ -110,7 +107,7 @@ def _numpy_file(path: Path, name: str | None) -> np.ndarray:
 
 def _torch_file(path: Path) -> np.ndarray:
     """The one tensor of a file of torch's, such as DataComp's ``in1k_clip_vit_l14_0.pt``; nothing else is unpickled."""
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    loaded = read_torch(path)
     if isinstance(loaded, dict) and len(loaded) == 1:
         loaded = next(iter(loaded.values()))
     if not isinstance(loaded, torch.Tensor):

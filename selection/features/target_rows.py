@@ -13,8 +13,10 @@ from selection.features.files import bad_norms, normalised, off_unit, row_norms
 logger = logging.getLogger("clipsift")
 
 
-def checked_rows(name: str, rows: torch.Tensor, normalise: bool) -> torch.Tensor:
+def checked_rows(name: str, rows: torch.Tensor, normalise: bool = False, any_length: bool = False) -> torch.Tensor:
     """A target's rows (t, d), of unit length if ``normalise``; without it others are taken as they are, with a warning.
+
+    ``any_length``: as they are and without one, as centroids are: means of unit rows are shorter.
 
     Raises :class:`ClipsiftError` for a row that is not finite or all zero.
     """
@@ -23,6 +25,8 @@ def checked_rows(name: str, rows: torch.Tensor, normalise: bool) -> torch.Tensor
     bad = np.flatnonzero(bad_norms(norms))
     if len(bad):
         raise ClipsiftError(f"target: {name} row {bad[0]} is not finite or all zero; leave it out")
+    if any_length:
+        return rows
     if normalise:
         return torch.from_numpy(normalised(features))
     off = np.flatnonzero(off_unit(norms))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +94,19 @@ def test_only_a_path_that_begins_with_it_is_changed(monkeypatch: pytest.MonkeyPa
         "n": 1,
         "none": None,
     }
+
+
+@pytest.mark.parametrize("place", ["a\0b", "b" * 300, "file/run", "file"])
+@pytest.mark.parametrize("setting", ["out", "cache"])
+def test_a_place_that_cannot_be_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str, setting: str
+) -> None:
+    config = write_workspace(tmp_path)
+    (tmp_path / "file").write_text("here first")
+    places = {"out": tmp_path / "run", "cache": tmp_path / "cache"} | {setting: tmp_path / place}
+    steps = "--selection={teacher: null, steps: [{score: random, keep: 0.5}], embedding: {workers: 1}}"
+    options = [f"--{name}={path}" for name, path in places.items()]
+    assert run_verb("select", [f"--config={config}", steps, *options]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    remedy = r"file is a file\); mend that" if place.startswith("file") else "cannot be a path .*; give another"
+    assert re.match(rf"clipsift: error: .*{tmp_path}.*{remedy}", line), line

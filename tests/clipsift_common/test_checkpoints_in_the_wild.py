@@ -7,6 +7,7 @@ import collections
 import json
 import pickle
 import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -220,3 +221,37 @@ def test_a_part_on_the_hub_without_a_network_is_named_at_once(
         create_clip(str(tmp_path / "far.json"))
     hub.use_cache_if_unreachable.cache_clear()
     assert open_clip.get_model_config("far") is not None
+
+
+def test_a_flipped_bit_in_any_record_is_refused(model: str, state: State, tmp_path: Path) -> None:
+    """torch reads an archive without a look at its checksums."""
+    torch.save(state, tmp_path / "whole.pt")
+    content = (tmp_path / "whole.pt").read_bytes()
+    with zipfile.ZipFile(tmp_path / "whole.pt") as archive:
+        records = [record for record in archive.infolist() if record.file_size > 1000]
+    assert len(records) > 20
+    for record in records[::5]:
+        flipped = bytearray(content)
+        flipped[record.header_offset + 128 + record.file_size // 2] ^= 1
+        (tmp_path / "flipped.pt").write_bytes(flipped)
+        with pytest.raises(ClipsiftError, match=r"flipped\.pt: is no whole checkpoint .*CRC.*fetch it again"):
+            load_clip(model, str(tmp_path / "flipped.pt"))
+
+
+def test_checkpoints_without_checksums_are_read(model: str, state: State, tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(state, tmp_path / "a.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    torch.save(state, tmp_path / "b.pt", _use_new_zipfile_serialization=False)
+    for name in ("a.pt", "b.pt"):
+        found = load_clip(model, str(tmp_path / name)).model.state_dict()
+        assert all(torch.equal(found[name], value) for name, value in state.items())
+
+
+def test_a_tag_that_cannot_be_fetched_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(ClipsiftError, match=r"yfcc15m: .*; fetch the file where there is a"):
+        load_clip("RN50", "yfcc15m")

@@ -142,3 +142,17 @@ def test_a_file_of_another_rank_is_waited_for_but_not_for_ever(tmp_path: Path) -
         assert waiting.result() is None
     with pytest.raises(ClipsiftError, match="absent: another rank wrote it and it is not here"):
         wait_for(tmp_path / "late", tmp_path / "absent", seconds=0.2)
+
+
+class _Refusing(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, item: int) -> None:
+        raise ClipsiftError("a.tar: is gone (ClipsiftError: no joke); fetch it")
+
+
+def test_an_error_from_a_worker_process_is_one_line() -> None:
+    with pytest.raises(ClipsiftError) as caught:
+        list(torch.utils.data.DataLoader(_Refusing(), batch_size=None, num_workers=1))
+    assert str(caught.value) == "a.tar: is gone (ClipsiftError: no joke); fetch it"

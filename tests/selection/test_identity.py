@@ -20,6 +20,7 @@ from helpers.features import unit_array
 from selection.features.files import FeatureFile, write_feature_file
 from selection.methods import METHODS
 from selection.pool.location import Pool
+from selection.runner import Recipe
 from selection.scores import SCORES
 from selection.selector import Selector
 from selection.settings import Selection
@@ -289,3 +290,19 @@ def test_a_step_that_drops_nothing_says_so(
     about = read_json(world / "run/selection/subset.json")
     assert [step["drops_none"] for step in about["steps"]] == idle
     assert caplog.text.count("drops none of the") == sum(idle)
+
+
+@pytest.mark.parametrize("wrong", [0.0, np.nan, np.inf])
+def test_rows_that_no_cosine_has_are_refused_wherever_a_target_stands(world: Path, wrong: float) -> None:
+    rows = np.load(world / "a.npy")
+    rows[3] = wrong
+    np.save(world / "bad.npy", rows)
+    steps = [
+        {**NEAREST, "target": str(world / "bad.npy")},
+        {"method": "semdedup", "epsilon": 0.1, "centroids": str(world / "bad.npy")},
+    ]
+    for step in steps:
+        with pytest.raises(ClipsiftError, match=r"bad\.npy row 3 is not finite or all zero; leave it out"):
+            select(world, steps=[step])
+    with pytest.raises(ClipsiftError, match="target: given row 3 is not finite or all zero"):
+        Recipe([{**NEAREST, "target": "given"}]).run(str(world / "pool"), "l14", targets={"given": rows})

@@ -110,6 +110,17 @@ def test_complete_run_is_left_alone(make_data, make_module, machine, tmp_path):
     assert (folder / "open_clip_model.safetensors").stat().st_mtime_ns == stamp
 
 
+def test_a_complete_run_whose_weights_are_others_makes_them_again(make_data, make_module, machine, tmp_path, caplog):
+    weights = fit(make_module(), make_data(), tmp_path / "run", machine) / "open_clip_model.safetensors"
+    written = weights.read_bytes()
+    weights.write_bytes(written[:-1] + bytes([written[-1] ^ 1]))
+    module = make_module()
+    fit(module, make_data(), tmp_path / "run", machine)
+    assert module.record["loss"] == []  # from the last checkpoint
+    assert weights.read_bytes() == written
+    assert "open_clip_model.safetensors: is not the file that was written" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("hyper", "changes", "named"),
     [({"lr": 2e-3}, {}, "model.lr"), ({}, {"seed": 4}, "data.seed"), ({}, {"samples_seen": 80}, "data.samples_seen")],

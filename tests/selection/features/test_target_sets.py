@@ -135,7 +135,4 @@ def test_a_file_of_torch_that_is_no_tensor_is_refused_and_never_run(tmp_path: Pa
         (tmp_path / f"{name}.pth").write_bytes(data)
         with pytest.raises(ClipsiftError, match=rf"{name}\.pth cannot be read"):
             load_target(str(tmp_path / f"{name}.pth"), None, "l14", tmp_path, CPU)
-    torch.save(torch.tensor([[1.0, float("nan")]]), tmp_path / "nan.pt")
-    with pytest.raises(ClipsiftError, match="row 0 is not finite"):
-        load_target(str(tmp_path / "nan.pt"), None, "l14", tmp_path, CPU)
     assert not mark.exists()
