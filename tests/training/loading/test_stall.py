@@ -20,10 +20,10 @@ def test_names_who_is_waited_for(make_data, tmp_path, monkeypatch, caplog, worke
     loader = data.train_dataloader()
     decode = loader.dataset.transform.__class__.__call__
 
-    def slow(transform, image, place, out):
+    def slow(transform, image, place, out, remarks):
         if place == 8:  # the first sample of the second step
             time.sleep(1.0)
-        return decode(transform, image, place, out)
+        return decode(transform, image, place, out, remarks)
 
     monkeypatch.setattr(loader.dataset.transform.__class__, "__call__", slow)
     batches = iter(loader)
