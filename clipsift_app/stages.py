@@ -50,7 +50,7 @@ def run_select(run: RunSettings) -> Path:
         cache=run.cache,
         seed=run.seed,
         machine=run.machine,
-        teacher=partial(_load_teacher, run, teacher) if teacher else None,
+        teacher=partial(load_teacher, run, teacher) if teacher else None,
         trusted=run.trusted,
         max_loss=run.max_loss,
     )
@@ -60,7 +60,7 @@ def run_select(run: RunSettings) -> Path:
     return subset
 
 
-def _load_teacher(run: RunSettings, teacher: Teacher) -> LoadedCLIP:
+def load_teacher(run: RunSettings, teacher: Teacher) -> LoadedCLIP:
     """The teacher, loaded or trained in place."""
     if teacher.train is None:
         return load_clip(teacher.model, teacher.pretrained)
@@ -74,7 +74,7 @@ def _online(run: RunSettings) -> OnlineSelection | None:
     """The selection during training, if there is to be one, with its teacher."""
     if run.online is None:
         return None
-    steps, clip, device = run.online.check(run.trusted), _load_teacher(run, run.online.teacher), device_of(run.machine)
+    steps, clip, device = run.online.check(run.trusted), load_teacher(run, run.online.teacher), device_of(run.machine)
     names = sorted({target for step in steps for target in step.targets})
     loaded = {name: load_target(name, clip, None, run.cache, device, run.trusted) for name in names}
     targets = {name: checked_rows(name, rows).to(device) for name, rows in loaded.items()}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from clipsift_common.errors import ClipsiftError
 from selection.options import check_least
 from selection.recipe.parsed import ParsedRecipe
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+"""A teacher's arithmetic, in Lightning's words: float32, or its products in 16 bits."""
 
 
 @dataclass
@@ -51,14 +54,15 @@ class Teacher:
 
 @dataclass
 class Embedding:
-    """How features are made: pairs per batch, processes of a rank that decode, Lightning's word for the precision.
+    """How features are made: pairs per batch, processes of a rank that decode, the teacher's arithmetic.
 
-    ``workers`` by default: the cores of a rank where a GPU encodes, 2 beside a CPU.
+    ``workers`` by default: the cores of a rank where a GPU encodes, 2 beside a CPU. ``precision`` is ``32-true``,
+    ``bf16-mixed`` or, on a GPU, ``16-mixed``; features are known by it, and those of two are never mixed.
     """
 
     batch_size: int = 256
     workers: int | None = None
-    precision: str = "32-true"
+    precision: Precision = "32-true"
 
     def __post_init__(self) -> None:
         check_least("selection.embedding.batch_size", self.batch_size, 1)

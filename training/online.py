@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -26,7 +26,7 @@ from selection.recipe.step import Step
 from selection.recipe.top import keep_top
 from selection.registry import FeatureBlock
 from selection.scores import SCORES
-from selection.settings import Selection, Teacher
+from selection.settings import Precision, Selection, Teacher
 from selection.uids import UID_DTYPE
 from training.loading.permutation import hash64
 from training.loading.transform import normalise
@@ -34,7 +34,7 @@ from training.loading.transform import normalise
 # Captions by which two tokenizers are told apart; the last is longer than any context.
 _PROBES = ["a dog", "Ünïcode, punctuation & 1,234 numbers!", "one two three four five six seven eight " * 40]
 
-Precision = Literal["32-true", "bf16-mixed"]
+_HALVES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 @dataclass
@@ -169,8 +169,8 @@ class OnlineSelection(L.Callback):
         """
         model: Any = self.clip.model
         full, parts = self.online.batch_size, []
-        half = self.online.precision == "bf16-mixed"
-        with torch.autocast(image.device.type, torch.bfloat16) if half else nullcontext():
+        half = _HALVES.get(self.online.precision)
+        with torch.autocast(image.device.type, half) if half else nullcontext():
             for pixels, tokens in zip(image.split(full), text.split(full)):
                 image_features = model.encode_image(_filled_up(self._prepare(pixels), full))
                 towers = (image_features, model.encode_text(_filled_up(tokens, full)))

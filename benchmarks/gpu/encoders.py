@@ -1,4 +1,4 @@
-"""Part 5: pairs embedded and images evaluated per second."""
+"""Part 5: pairs embedded and images evaluated per second, and whether a teacher may compute in 16 bits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from pathlib import Path
 
 from benchmarks.evaluation_data import make_data
 from benchmarks.gpu.pools import make_pool, random_clip
+from benchmarks.gpu.programs import LARGE, SHORT, SMALL
 from benchmarks.gpu.rows import Row, measured
+from benchmarks.precision import demo_arguments, judged, verdict
+from clipsift_app.parsing import parse_run
 from clipsift_common.launch import launch
 from clipsift_common.machine import Machine
 from evaluation import evaluate
@@ -40,3 +43,13 @@ def run(small: bool, folder: Path) -> Iterator[Row]:
         seconds = time.perf_counter() - start
         done = sum(result["num_samples"] for result in results)
         yield measured(f"{model}: images evaluated per second", done / seconds)
+    yield from _precisions(small, folder / "demo")
+
+
+def _precisions(small: bool, folder: Path) -> Iterator[Row]:
+    """By the demo's teacher, trained here: a real one is judged by ``benchmarks/precision.py``."""
+    arguments = demo_arguments(folder, 0, **(SMALL if small else LARGE)) + (SHORT if small else [])
+    arguments += [f"--trainer.accelerator={'cpu' if small else 'gpu'}", "--trainer.devices=1"]
+    for precision, found in judged(parse_run(arguments, needs_eval=False)):
+        least, follows = verdict(found)
+        yield measured(f"demo's teacher, {precision}: least share of a float32 subset", f"{least:.4f}, {follows}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from clipsift_app.verb_settings import parse_settings
 from clipsift_common.clip import load_clip
@@ -14,6 +15,7 @@ from clipsift_common.progress import say
 from selection.features.embed import embed
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
+from selection.settings import Precision
 
 
 @dataclass
@@ -27,7 +29,7 @@ class EmbedSettings:
     name: str
     batch_size: int = 256
     workers: int | None = None
-    precision: str = "32-true"
+    precision: Precision = "32-true"
     max_loss: float = 0.01
     trainer: Machine = field(default_factory=Machine)
 
@@ -41,7 +43,7 @@ def run(arguments: list[str]) -> None:
     hold(out)
     workers = num_workers(settings.workers, machine)
     index = PoolIndex.build(pool, out / "cache", workers, settings.max_loss)
-    how = {"batch_size": settings.batch_size, "workers": workers, "precision": settings.precision}
+    how: dict[str, Any] = {"batch_size": settings.batch_size, "workers": workers, "precision": settings.precision}
     files, report = embed(index, clip, out / "metadata", settings.name, machine, **how)
     report.merge(index.report).check(settings.max_loss)
     say(f"metadata: {len(files)} files in {out / 'metadata'}")

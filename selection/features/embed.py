@@ -16,6 +16,7 @@ from PIL import Image
 from clipsift_common.clip import LoadedCLIP
 from clipsift_common.data_report import DataReport
 from clipsift_common.distributed import barrier, gather_objects, on_rank_zero, rank, world_size
+from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import read_json, wait_for, write_json
 from clipsift_common.images import DECODER_REMARK, ImageError, pair_image
 from clipsift_common.machine import Machine, device_of, make_trainer, num_threads
@@ -25,6 +26,8 @@ from selection.features.files import FeatureFile, write_feature_file
 from selection.pool.index import PoolIndex
 
 Batch = dict[str, Any]
+
+_NOTE = ".embedding.json"  # beside the features: how they are made; no shard has such a name
 
 
 class _ShardBatches(torch.utils.data.Dataset):
@@ -143,7 +146,14 @@ def embed(
 
     Returns:
         The feature files in shard order, and what could not be decoded (of the samples that the index counts).
+
+    Raises:
+        ClipsiftError: when ``folder`` holds features of another teacher, name or precision; for fp16 on a CPU.
     """
+    device = device_of(machine)
+    if precision == "16-mixed" and device.type == "cpu":  # Lightning would take bf16 instead
+        raise ClipsiftError("precision: 16-mixed needs a GPU; take 32-true or bf16-mixed")
+    on_rank_zero(lambda: _claim(folder, {"teacher": clip.identity, "name": name, "precision": precision}))
     shards = [shard for shard in range(len(index.shards)) if len(index.shard_rows(shard))]
     mine = shards[rank() :: world_size()]
     todo = [shard for shard in mine if not (folder / f"{index.shards[shard].name}.parquet").is_file()]
@@ -152,7 +162,7 @@ def embed(
         progress.resume(sum(num_rows[shard] for shard in mine if shard not in todo))
         if any(gather_objects(bool(todo))):
             batches = _ShardBatches(index, clip, todo, batch_size)
-            pin = device_of(machine).type == "cuda"
+            pin = device.type == "cuda"
             loader = torch.utils.data.DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pin)
             writer = _FeatureWriter(folder, name, index, progress)
             trainer = make_trainer(machine, precision=precision, callbacks=[writer])
@@ -161,6 +171,19 @@ def embed(
     barrier()
     files = [FeatureFile(str(folder / f"{index.shards[shard].name}.parquet"), name) for shard in shards]
     return files, DataReport.from_dict(on_rank_zero(lambda: _merged_report(folder, files).as_dict()))
+
+
+def _claim(folder: Path, how: dict[str, str]) -> None:
+    """Note how the features in ``folder`` are made, or see that those which are there were made alike."""
+    made = how
+    if (folder / _NOTE).is_file():
+        made = read_json(folder / _NOTE)
+    elif any(folder.glob("*.parquet")):
+        made = how | {"precision": "32-true"}  # of a release that kept no note: its default
+    if differing := [key for key in how if made.get(key) != how[key]]:
+        words = ", ".join(f"{key} {made.get(key)}, not {how[key]}" for key in differing)
+        raise ClipsiftError(f"{folder}: holds features of {words}; they are never mixed: take another folder")
+    write_json(folder / _NOTE, how)
 
 
 @torch.inference_mode()

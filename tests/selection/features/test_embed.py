@@ -1,0 +1,95 @@
+"""Features are known by the arithmetic that made them, and no folder holds those of two."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from clipsift_common.clip import LoadedCLIP, create_clip, get_tokenizer, wrap_clip
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.machine import Machine
+from helpers.pools import write_pool
+from helpers.tiny_clip import write_architecture
+from selection.features.embed import embed
+from selection.pool.index import PoolIndex
+from selection.pool.location import Pool
+from selection.selector import Selector
+from selection.settings import Embedding, Selection, Teacher
+
+CPU = Machine("cpu", 1)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> LoadedCLIP:
+    model = str(write_architecture(tmp_path_factory.mktemp("model")))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return wrap_clip(create_clip(model), tokenizer=get_tokenizer(model))
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> PoolIndex:
+    return PoolIndex.build(Pool(str(write_pool(tmp_path / "pool", {"a": 5, "b": 4}))), tmp_path / "cache", 0)
+
+
+def made(index: PoolIndex, clip: LoadedCLIP, folder: Path, precision: str = "32-true", name: str = "x") -> np.ndarray:
+    files, _ = embed(index, clip, folder, name, CPU, 4, 0, precision)
+    return np.concatenate([file.image().astype(np.float32) for file in files])
+
+
+def test_parts_of_two_precisions_are_never_mixed(index: PoolIndex, clip: LoadedCLIP, tmp_path: Path) -> None:
+    exact = made(index, clip, tmp_path / "exact")
+    rounded = made(index, clip, tmp_path / "rounded", "bf16-mixed")
+    assert 1e-4 < np.abs(exact - rounded).max() < 2e-2  # 16 bits it was, of the same model
+    (tmp_path / "exact" / "b.parquet").unlink()  # a start that was stopped before its second part
+    with pytest.raises(ClipsiftError, match="precision 32-true, not bf16-mixed; they are never mixed"):
+        made(index, clip, tmp_path / "exact", "bf16-mixed")
+    assert not (tmp_path / "exact" / "b.parquet").exists()
+    np.testing.assert_array_equal(made(index, clip, tmp_path / "exact"), exact)  # the same precision resumes
+
+
+def test_a_cpu_does_not_pass_bf16_off_as_fp16(index: PoolIndex, clip: LoadedCLIP, tmp_path: Path) -> None:
+    with pytest.raises(ClipsiftError, match="16-mixed needs a GPU"):
+        made(index, clip, tmp_path / "f", "16-mixed")
+    assert not (tmp_path / "f").exists()
+
+
+def test_nor_those_of_two_teachers_or_names(index: PoolIndex, clip: LoadedCLIP, tmp_path: Path) -> None:
+    made(index, clip, tmp_path / "f")
+    with pytest.raises(ClipsiftError, match="name x, not l14"):
+        made(index, clip, tmp_path / "f", name="l14")
+    other = LoadedCLIP(clip.model, clip.preprocess, clip.tokenizer, "other")
+    with pytest.raises(ClipsiftError, match=f"teacher {clip.identity}, not {other.identity}"):
+        made(index, other, tmp_path / "f")
+
+
+def test_features_without_a_note_are_an_earlier_releases_float32(
+    index: PoolIndex, clip: LoadedCLIP, tmp_path: Path
+) -> None:
+    exact = made(index, clip, tmp_path / "f")
+    (tmp_path / "f" / ".embedding.json").unlink()
+    with pytest.raises(ClipsiftError, match="precision 32-true, not bf16-mixed"):
+        made(index, clip, tmp_path / "f", "bf16-mixed")
+    (tmp_path / "f" / "b.parquet").unlink()
+    np.testing.assert_array_equal(made(index, clip, tmp_path / "f"), exact)
+    assert json.loads((tmp_path / "f" / ".embedding.json").read_text())["precision"] == "32-true"
+
+
+def test_a_selection_of_another_precision_is_another_one(index: PoolIndex, clip: LoadedCLIP, tmp_path: Path) -> None:
+    def select(out: str, precision: Any) -> dict[str, Any]:
+        how = Embedding(4, 0, precision)
+        selection = Selection(Teacher("m", "x"), None, [{"score": "clip_score", "keep": 0.5}], embedding=how)
+        pool = Pool(str(tmp_path / "pool"))
+        path = Selector(selection, pool, tmp_path / out, tmp_path / "cache", 0, CPU, lambda: clip).run()
+        return json.loads(path.with_suffix(".json").read_text())
+
+    exact, rounded = select("exact", "32-true"), select("rounded", "bf16-mixed")
+    assert exact["parents"]["features"] != rounded["parents"]["features"]
+    assert len(list((tmp_path / "cache" / "features").iterdir())) == 2
+    with pytest.raises(ClipsiftError):
+        select("exact", "bf16-mixed")
