@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -41,7 +41,10 @@ from selection.scores.s_cliploss import s_cliploss
 HALVES = ("bf16-mixed", "16-mixed")
 ENOUGH = 0.995
 KEEPS = (0.1, 0.2, 0.3, 0.5)
-SCORES = {"CLIPScore": clip_score, "s-CLIPLoss at 0.01": partial(s_cliploss, temperature=0.01)}
+SCORES: dict[str, Callable[..., torch.Tensor]] = {
+    "CLIPScore": clip_score,
+    "s-CLIPLoss at 0.01": partial(s_cliploss, temperature=0.01),
+}
 
 
 def overlaps(

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from clipsift_common.batches.pixels import Preprocess
 from clipsift_common.clip import LoadedCLIP
 from clipsift_common.distributed import gather_objects, rank, world_size
 from clipsift_common.errors import ClipsiftError
-from clipsift_common.pixels import Preprocess
 from clipsift_common.progress import Progress
 from evaluation.rules import Precision
 from evaluation.text_tower import TextTower

@@ -70,7 +70,8 @@ class DataCompSuite(L.LightningModule):
 
     def test_dataloader(self) -> list[TaskLoader]:
         self._runs = [TaskRun(evaluator) for evaluator in self.evaluators]
-        return [TaskLoader(run.open, self.preprocess, self.batch_size, self.workers) for run in self._runs]
+        device = self.trainer.strategy.root_device
+        return [TaskLoader(run.open, self.preprocess, self.batch_size, self.workers, device) for run in self._runs]
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         if batch_idx == 0:

@@ -20,7 +20,7 @@ from clipsift_common.images import MAX_PIXELS
 from selection.pool.index import SHARD_CACHE_GB, PoolIndex
 from selection.pool.location import Pool, Shard
 from selection.subset import Subset
-from training.loading.loader import GlobalBatchLoader, StepDataset
+from training.loading.loader import CPU, GlobalBatchLoader, StepDataset
 from training.loading.order import SampleOrder
 from training.loading.permutation import Sampling
 from training.loading.transform import Decode, TrainTransform
@@ -246,8 +246,8 @@ class PoolDataModule(L.LightningDataModule):
         check_world(self.global_batch, ranks)
         transform = TrainTransform(_image_size(self.model), self.seed, self.max_pixels, self.decode)
         dataset = StepDataset(self.index, self.order, transform, get_tokenizer(self.model), mine, ranks)
-        on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
-        self.loader = GlobalBatchLoader(dataset, self.total_steps, self.workers, on_gpu, self.stall_seconds)
+        device = trainer.strategy.root_device if trainer else CPU
+        self.loader = GlobalBatchLoader(dataset, self.total_steps, self.workers, device, self.stall_seconds)
         return self.loader
 
 

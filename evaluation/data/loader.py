@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from clipsift_common.batches.pixels import Preprocess
+from clipsift_common.batches.prefetch import sent_ahead
 from clipsift_common.distributed import rank, world_size
 from clipsift_common.errors import ClipsiftError
-from clipsift_common.pixels import Preprocess
 
 Batch = dict[str, Any]
 
@@ -55,10 +56,10 @@ def _collate(items: list[Batch | ClipsiftError]) -> Batch:
 class TaskLoader:
     """Iterates over this rank's batches of a task; opens the task only when its turn has come.
 
-    A batch is a dict: ``position`` (b,), ``image`` (b, 3, h, w) as :class:`~clipsift_common.pixels.Preprocess` leaves
-    it to the device, and what the task's samples have beside. There is always at least one batch, an empty dict where
-    the rank has no sample, so that every rank takes part in every task. A task that cannot be read yields
-    ``{"failure": message}``.
+    A batch is a dict: ``position`` (b,), ``image`` (b, 3, h, w) as
+    :class:`~clipsift_common.batches.pixels.Preprocess` leaves it to the device, and what the task's samples have
+    beside. There is always at least one batch, an empty dict where the rank has no sample, so that every rank takes
+    part in every task. A task that cannot be read yields ``{"failure": message}``. On a GPU, ``device``, batches lie there when they are given out.
     """
 
     def __init__(
@@ -67,9 +68,10 @@ class TaskLoader:
         preprocess: Callable[[Image.Image], torch.Tensor],
         batch_size: int,
         workers: int,
+        device: torch.device,
     ) -> None:
         self.open_samples, self.preprocess = open_samples, preprocess
-        self.batch_size, self.workers = batch_size, workers
+        self.batch_size, self.workers, self.device = batch_size, workers, device
 
     def __iter__(self) -> Iterator[Batch]:
         try:
@@ -83,10 +85,11 @@ class TaskLoader:
         if not batches:
             yield {}
             return
-        yield from DataLoader(
+        loader = DataLoader(
             _Decoded(samples, self.preprocess),
             batch_sampler=batches,
             collate_fn=_collate,
             num_workers=min(self.workers, len(batches)) if len(batches) > 1 else 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.device.type == "cuda",
         )
+        yield from sent_ahead(loader, self.device)

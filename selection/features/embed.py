@@ -13,6 +13,8 @@ import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 from PIL import Image
 
+from clipsift_common.batches.pixels import Preprocess
+from clipsift_common.batches.prefetch import sent_ahead
 from clipsift_common.clip import LoadedCLIP
 from clipsift_common.data_report import DataReport
 from clipsift_common.distributed import barrier, gather_objects, on_rank_zero, rank, world_size
@@ -20,12 +22,12 @@ from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import read_json, wait_for, write_json
 from clipsift_common.images import DECODER_REMARK, ImageError, pair_image
 from clipsift_common.machine import Machine, device_of, make_trainer, num_threads
-from clipsift_common.pixels import Preprocess
 from clipsift_common.progress import Progress
 from selection.features.files import FeatureFile, write_feature_file
 from selection.pool.index import PoolIndex
 
 Batch = dict[str, Any]
+Features = dict[str, torch.Tensor]
 
 _NOTE = ".embedding.json"  # beside the features: how they are made; no shard has such a name
 
@@ -74,23 +76,26 @@ class _Embedder(L.LightningModule):
         self.clip: Any = clip.model
         self.preprocess = Preprocess(clip.preprocess)
 
-    def predict_step(self, batch: Batch) -> dict[str, np.ndarray]:
+    def predict_step(self, batch: Batch) -> Features:
         if "image" not in batch:
             return {}
         pixels = self.preprocess.device(batch["image"])
         image = torch.nn.functional.normalize(self.clip.encode_image(pixels).float(), dim=-1)
         text = torch.nn.functional.normalize(self.clip.encode_text(batch["text"]).float(), dim=-1)
-        return {"image": image.cpu().numpy(), "text": text.cpu().numpy()}
+        return {"image": image, "text": text}
 
 
 class _FeatureWriter(BasePredictionWriter):
-    """Collects a shard's batches and writes its feature file when the last one is there."""
+    """Collects a shard's batches and writes its feature file when the last one is there.
+
+    Until then features stay on the device, which would be waited for at every batch else.
+    """
 
     def __init__(self, folder: Path, name: str, index: PoolIndex, progress: Progress) -> None:
         super().__init__("batch")
         self.folder, self.name, self.index, self.progress = folder, name, index, progress
         self.skipped = 0
-        self.pending: list[tuple[Batch, dict[str, np.ndarray]]] = []
+        self.pending: list[tuple[Batch, Features]] = []
 
     def write_on_batch_end(
         self,
@@ -121,8 +126,10 @@ class _FeatureWriter(BasePredictionWriter):
             for event in batch["remarks"]:
                 report.note(*event)
         done = [features for _, features in self.pending if features]
-        image = np.concatenate([features["image"] for features in done]) if done else np.zeros((0, 1), np.float32)
-        text = np.concatenate([features["text"] for features in done]) if done else np.zeros((0, 1), np.float32)
+        image, text = (
+            torch.cat([features[tower] for features in done]).cpu().numpy() if done else np.zeros((0, 1), np.float32)
+            for tower in ("image", "text")
+        )
         stem = self.index.shards[shard].name
         write_json(self.folder / f"{stem}.json", report.as_dict())
         write_feature_file(self.folder, self.name, stem, self.index.uids[rows], captions, image, text)
@@ -167,7 +174,7 @@ def embed(
             writer = _FeatureWriter(folder, name, index, progress)
             trainer = make_trainer(machine, precision=precision, callbacks=[writer])
             with num_threads(1):  # on a CPU; features must not depend on the number of processes
-                trainer.predict(_Embedder(clip), loader, return_predictions=False)
+                trainer.predict(_Embedder(clip), sent_ahead(loader, device), return_predictions=False)
     barrier()
     files = [FeatureFile(str(folder / f"{index.shards[shard].name}.parquet"), name) for shard in shards]
     return files, DataReport.from_dict(on_rank_zero(lambda: _merged_report(folder, files).as_dict()))

@@ -6,7 +6,7 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from clipsift_common.pixels import Preprocess
+from clipsift_common.batches.pixels import Preprocess
 
 CONFIGS = [
     PreprocessCfg(size=32),

@@ -2,8 +2,9 @@
 
 Inside :class:`SimulatedGPU` what is made or sent there stays there; mixing it with tensors of the CPU, or meaning
 another GPU, raises :class:`WrongDevice`; and what a GPU would have to do is counted: ``launches``, the operations that
-are work, and ``synchronisations``, the places at which the program would wait for it. What it cannot show is time,
-streams, and whether memory that is sent without blocking is pinned.
+are work, and ``synchronisations``, the places at which the program would wait for it. What streams do is seen by
+``streams`` (:mod:`helpers.simulated_streams`). What it cannot show is time, and whether memory that is sent without
+blocking is pinned.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_flatten, tree_map
 
 from helpers.program import REPOSITORY
+from helpers.simulated_streams import Memory, Stream, Streams
 
 DEVICE = torch.device("cuda", 3)
 _META = torch.device("meta")  # what such tensors are to torch's core, which then asks nothing of a driver
@@ -43,6 +45,7 @@ class Simulated(Tensor):
     """Values on the CPU in a tensor that is on :data:`DEVICE`."""
 
     values: Tensor
+    memory: Memory | None = None  # of a tensor that was not made in the main stream
 
     @staticmethod
     def __new__(cls, values: Tensor) -> Simulated:
@@ -63,6 +66,10 @@ class Simulated(Tensor):
 
     def numpy(self, **_: Any) -> Any:
         raise WrongDevice(f"numpy() of a tensor on {DEVICE}")
+
+    def record_stream(self, stream: Stream) -> None:  # type: ignore[override]
+        if self.memory:
+            self.memory.known.add(stream)
 
     def pin_memory(self, *_: Any) -> Any:
         raise WrongDevice(f"pin_memory() of a tensor on {DEVICE}")
@@ -94,12 +101,14 @@ class SimulatedGPU(TorchDispatchMode):
         super().__init__()
         self.launches: list[str] = []
         self.synchronisations: list[str] = []
+        self.streams = Streams()
         self._devices = _Devices(self)
         # Its tensors are wrapped, and torch knows no wrapped tensors without a version.
         self._no_inference_mode = mock.patch("torch.inference_mode", torch.no_grad)
 
     def __enter__(self) -> SimulatedGPU:
         self._no_inference_mode.start()
+        self.streams.patches.start()
         self._devices.__enter__()
         super().__enter__()
         return self
@@ -107,6 +116,7 @@ class SimulatedGPU(TorchDispatchMode):
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
         self._devices.__exit__(*error)
+        self.streams.patches.stop()
         self._no_inference_mode.stop()
 
     def waits(self, what: str) -> None:
@@ -127,9 +137,13 @@ class SimulatedGPU(TorchDispatchMode):
         if ours or arrives:
             self._count(func, name, args, kwargs, leaves_us)
         result = _emulated(func)(*tree_map(_values, args), **tree_map(_values, kwargs))
-        if leaves_us or not (ours or arrives):
+        if not (ours or arrives):
+            return result
+        if leaves_us:
+            self.streams.started(name, ours, [])
             return result
         result = tree_map(lambda leaf: Simulated(leaf) if _is_plain(leaf) else leaf, result)
+        self.streams.started(name, ours, [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Simulated)])
         if ours and any(argument.alias_info is not None for argument in func._schema.arguments):
             return return_and_correct_aliasing(func, args, kwargs, result)
         return result

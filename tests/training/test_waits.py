@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,12 +10,11 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.utils.data import Dataset
 
 from clipsift_common.machine import Machine
 from helpers.simulated_gpu import DEVICE, Simulated, SimulatedGPU, simulated
+from helpers.simulated_trainer import on_simulated_gpu
 from helpers.training_run import make_online, save_teacher
 from selection.kernels import logsumexp
 from training import CLIPModule
@@ -29,17 +29,13 @@ from training.supervisor import Supervisor
 STEPS, BATCH = 6, 8
 
 
-class OnSimulatedGPU(CPUAccelerator):
-    def setup_device(self, device: torch.device) -> None:
-        assert device == DEVICE
-
-
 class InMemory(Dataset):
     """The same batch at every step."""
 
     order, index = SimpleNamespace(fingerprint=lambda index: "in memory"), None
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, lost: Sequence[Any] = ()) -> None:
+        self.lost = list(lost)
         generator = torch.Generator().manual_seed(0)
         self.batch = {
             "image": torch.randint(0, 256, (size, 3, 32, 32), dtype=torch.uint8, generator=generator),
@@ -48,7 +44,7 @@ class InMemory(Dataset):
         }
 
     def __getitem__(self, step: int) -> tuple[dict[str, torch.Tensor], list[Any]]:
-        return self.batch, []
+        return dict(self.batch), self.lost
 
 
 class Waits(L.Callback):
@@ -74,23 +70,21 @@ def train(
     supervisor = Supervisor(folder, {}, 1.0, 10**9, 1e9)
     supervisor._save = lambda trainer: None  # type: ignore[method-assign]  # a checkpoint must wait
     own = [Metrics(folder / "metrics.csv", BATCH, supervisor), supervisor, *([online] if online else [])]
-    loader = GlobalBatchLoader(InMemory(online.num_drawn if online else BATCH), STEPS, 0)  # type: ignore[arg-type]
+    batches: Any = InMemory(online.num_drawn if online else BATCH)
+    loader = GlobalBatchLoader(batches, STEPS, 0, DEVICE)
     with SimulatedGPU() as gpu:
         module = simulated(CLIPModule(str(workspace / "tiny.json"), lr=1e-3, warmup=2, **hyper))
         if online:
             simulated(online.clip.model)
         waits = Waits(gpu)
         average = [MovingAverage(hyper["ema"])] if "ema" in hyper else []
-        machine: dict[str, Any] = {
-            "accelerator": OnSimulatedGPU(),
-            "strategy": SingleDeviceStrategy(device=DEVICE),
-            "callbacks": average,
-            "log_every_n_steps": 4,
-        }
+        machine: dict[str, Any] = on_simulated_gpu() | {"callbacks": average, "log_every_n_steps": 4}
         trainer = make_fit_trainer(Machine("cpu", 1), False, [*own, waits], machine | (options or {}))
         with float32_as_open_clip(DEVICE):
             trainer.fit(module, train_dataloaders=loader)
     assert len(waits.steps) == STEPS
+    assert gpu.streams.races == []
+    assert [name for name, stream in gpu.streams.log if stream == "side"] == ["_to_copy"] * 3 * STEPS
     return waits.steps
 
 
@@ -126,3 +120,13 @@ def test_a_super_batch_waits_for_its_scores(workspace, tmp_path, steps, monkeypa
     online.target = lambda name: target
     waits = train(workspace, tmp_path, {}, online=online)
     assert all(1 <= len(waits[number]) <= 2 for number in (1, 2, 4))
+
+
+def test_a_batch_that_lies_ready_is_in_no_state_and_no_count() -> None:
+    dataset: Any = InMemory(BATCH, [("broken_image", "shard", "key", "detail")])
+    with SimulatedGPU():
+        loader = GlobalBatchLoader(dataset, STEPS, 0, DEVICE)
+        for number, _ in enumerate(loader, start=1):
+            assert loader.state_dict()["step"] == number
+            assert (loader.report.samples, loader.report.num_lost) == (number * (BATCH + 1), number)
+    assert number == STEPS

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from clipsift_common.batches.prefetch import sent_ahead
 from clipsift_common.data_report import DataReport
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.images import DECODER_REMARK, ImageError
@@ -21,6 +22,7 @@ from training.loading.slots import PREFETCH, Slot, Slots
 from training.loading.stall import Reading, StallTimer
 from training.loading.transform import TrainTransform
 
+CPU = torch.device("cpu")
 _MAX_REPLACEMENTS = 100  # tries for one place before the pool counts as broken
 
 Batch = dict[str, Any]
@@ -126,6 +128,10 @@ class GlobalBatchLoader:
     size. Lightning finds ``state_dict`` and saves it with the model; because of ``__len__`` it fetches nothing ahead,
     so the state is exact.
 
+    Args:
+        device: where the batches are needed. A GPU has them one ahead (:mod:`clipsift_common.batches.prefetch`);
+            the batch that lies ready there is in no count and no state yet.
+
     Attributes:
         report: what was lost so far in this process.
         wait_seconds: how long the consumer has waited for data.
@@ -136,11 +142,11 @@ class GlobalBatchLoader:
         dataset: StepDataset,
         total_steps: int,
         workers: int,
-        pin_memory: bool = False,
+        device: torch.device = CPU,
         stall_seconds: float = 0.0,
     ) -> None:
         self.dataset, self.total_steps = dataset, total_steps
-        self.workers, self.pin_memory = workers, pin_memory
+        self.workers, self.device = workers, device
         self.order = dataset.order.fingerprint(dataset.index)
         self.step = 0
         self.report = DataReport()
@@ -164,6 +170,13 @@ class GlobalBatchLoader:
             self.dataset.slots = None  # their memory is free when the last batch is gone
 
     def _batches(self) -> Iterator[Batch]:
+        for batch, lost in sent_ahead(self._fetched(), self.device):
+            self._count(batch, lost)
+            self.step += 1  # before the yield: a checkpoint made while this batch is trained on starts after it
+            yield batch
+
+    def _fetched(self) -> Iterator[tuple[Batch, list[Lost]]]:
+        """Batches as they come from the workers, on a GPU one more than are given out; what was lost with each."""
         batches = iter(
             DataLoader(
                 self.dataset,
@@ -171,31 +184,29 @@ class GlobalBatchLoader:
                 sampler=range(self.step, self.total_steps),
                 num_workers=self.workers,
                 prefetch_factor=PREFETCH if self.workers else None,
-                pin_memory=self.pin_memory,
+                pin_memory=self.device.type == "cuda",
                 worker_init_fn=_leave_process_group,
                 generator=torch.Generator(),  # its own: drawing the workers' seeds must not move the global one
             )
         )
-        while self.step < self.total_steps:
-            start = time.perf_counter()
+        for step in range(self.step, self.total_steps):
+            self._wanted, start = step, time.perf_counter()
             self.stall.start()
             batch, lost = next(batches)
             self.stall.stop()
             self.wait_seconds += time.perf_counter() - start
-            self._count(batch, lost)
             if isinstance(batch.get("image"), Slot):
                 batch["image"] = batch["image"].tensor()
-            self.step += 1  # before the yield: a checkpoint made while this batch is trained on starts after it
-            yield batch
+            yield batch, lost
 
     def _awaited(self) -> str:
         """Rank, worker and shard that the next batch waits for."""
-        worker = (self.step - self._first) % max(1, self.workers)  # in this order DataLoader asks them
+        worker = (self._wanted - self._first) % max(1, self.workers)  # in this order DataLoader asks them
         assert self.dataset.reading
         row, index = self.dataset.reading.row(worker), self.dataset.index
         shard = "nothing yet" if row < 0 else index.shards[int(index.entries([row])["shard"][0])].url
         who = f"worker {worker}, which reads" if self.workers else "itself, reading"
-        return f"step {self.step + 1} of rank {self.dataset.rank} waits for {who} {shard}"
+        return f"step {self._wanted + 1} of rank {self.dataset.rank} waits for {who} {shard}"
 
     def _count(self, batch: Batch, lost: list[Lost]) -> None:
         self.report.samples += len(batch.get("uid", ())) + len(lost)

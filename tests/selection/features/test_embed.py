@@ -1,8 +1,10 @@
-"""Features are known by the arithmetic that made them, and no folder holds those of two."""
+"""Features are known by the arithmetic that made them; a GPU that makes them is waited for once a shard."""
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,12 @@ import torch
 
 from clipsift_common.clip import LoadedCLIP, create_clip, get_tokenizer, wrap_clip
 from clipsift_common.errors import ClipsiftError
-from clipsift_common.machine import Machine
+from clipsift_common.machine import Machine, make_trainer
 from helpers.pools import write_pool
+from helpers.simulated_gpu import DEVICE, SimulatedGPU, simulated
+from helpers.simulated_trainer import on_simulated_gpu
 from helpers.tiny_clip import write_architecture
+from selection.features import embed as module
 from selection.features.embed import embed
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
@@ -93,3 +98,27 @@ def test_a_selection_of_another_precision_is_another_one(index: PoolIndex, clip:
     assert len(list((tmp_path / "cache" / "features").iterdir())) == 2
     with pytest.raises(ClipsiftError):
         select("exact", "bf16-mixed")
+
+
+def test_a_gpu_gets_batches_ahead_and_is_waited_for_once_a_shard(
+    index: PoolIndex, clip: LoadedCLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = made(index, clip, tmp_path / "cpu")
+    monkeypatch.setattr(module, "device_of", lambda machine: DEVICE)
+    monkeypatch.setattr(
+        module, "make_trainer", lambda machine, **how: make_trainer(machine, **how, **on_simulated_gpu())
+    )
+    waits, write = [], module.write_feature_file
+    with SimulatedGPU() as gpu:
+        monkeypatch.setattr(
+            module, "write_feature_file", lambda *what: (waits.append(len(gpu.synchronisations)), write(*what))
+        )
+        there = replace(clip, model=simulated(copy.deepcopy(clip.model)))
+        found = made(index, there, tmp_path / "gpu")
+    np.testing.assert_allclose(found, exact, atol=1e-3)  # fp16 in the files
+    assert gpu.streams.races == []
+    copies = [place for place, event in enumerate(gpu.streams.log) if event == ("_to_copy", "side")]
+    work = [place for place, event in enumerate(gpu.streams.log) if event == ("convolution", "main")]
+    assert (len(copies), len(work)) == (6, 3)  # pixels and tokens of three batches: 4 and 1 pairs, 4 pairs
+    assert all(copies[2 * number + 3] < work[number] for number in range(2))  # the next batch's before this one's work
+    assert waits == [2, 4]  # each shard's towers
