@@ -15,11 +15,12 @@ LOGGED_PER_CAUSE = 5  # printed as they happen; the rest is only counted
 
 
 class DataReport:
-    """Counts of samples seen, lost, and kept with a remark, and of shard members ignored.
+    """Counts of samples seen, lost, and kept with a remark, of shard members ignored, and of a pool's files.
 
     A *lost* sample could have been used had it been whole (broken image, no caption, duplicated key ...). An
-    *ignored* member is not a sample at all (a ``.pkl`` in a tar); it is counted but not held against the pool. A
-    *noted* sample is used, though something is odd about it.
+    *ignored* member is not a sample at all (a ``.pkl`` in a tar); it is counted but not held against the pool. So are
+    *files* that the pool does not use, when nothing is lost with them. A *noted* sample is used, though something is
+    odd about it.
     """
 
     def __init__(self) -> None:
@@ -27,6 +28,7 @@ class DataReport:
         self.lost: Counter[str] = Counter()
         self.ignored: Counter[str] = Counter()
         self.noted: Counter[str] = Counter()
+        self.files: Counter[str] = Counter()  # by class: shard, metadata, sidecar, left_out
         self.examples: dict[str, list[dict[str, str]]] = {}
 
     def lose(self, cause: str, shard: str, key: str, detail: str = "", count: int = 1) -> None:
@@ -69,6 +71,7 @@ class DataReport:
         self.lost += other.lost
         self.ignored += other.ignored
         self.noted += other.noted
+        self.files += other.files
         for cause, examples in other.examples.items():
             mine = self.examples.setdefault(cause, [])
             mine.extend(examples[: EXAMPLES_PER_CAUSE - len(mine)])
@@ -78,11 +81,11 @@ class DataReport:
         """Raise :class:`ClipsiftError` if the share of lost samples is above ``max_loss`` (in [0, 1])."""
         if self.loss > max_loss:
             causes = ", ".join(f"{cause} {count}" for cause, count in self.lost.most_common())
-            first = next(iter(self.examples.get(self.lost.most_common(1)[0][0], [])), {})
+            first: dict[str, str] = next(iter(self.examples.get(self.lost.most_common(1)[0][0], [])), {})
+            place = " ".join(first[part] for part in ("shard", "key") if first.get(part))
             raise ClipsiftError(
                 f"{self.num_lost} of {self.samples} samples lost ({self.loss:.2%}; {causes}), above max_loss "
-                f"{self.max_loss_text(max_loss)}; first: {first.get('shard')} {first.get('key')}. "
-                "Mend the shards or raise max_loss"
+                f"{self.max_loss_text(max_loss)}; first: {place}. Mend the shards or raise max_loss"
             )
 
     @staticmethod
@@ -98,6 +101,7 @@ class DataReport:
             "lost": dict(self.lost),
             "ignored": dict(self.ignored),
             "noted": dict(self.noted),
+            "files": dict(self.files),
             "examples": self.examples,
         }
 
@@ -108,5 +112,6 @@ class DataReport:
         report.lost = Counter(values["lost"])
         report.ignored = Counter(values["ignored"])
         report.noted = Counter(values.get("noted", {}))  # reports made before have none
+        report.files = Counter(values.get("files", {}))  # reports made before have none
         report.examples = {cause: list(examples) for cause, examples in values["examples"].items()}
         return report

@@ -33,7 +33,7 @@ def make_centroids(pool: Pool, features: str, clusters: int, out: Path, device: 
         ClipsiftError: for a pool without such features or with fewer usable rows than clusters, or an ``out`` made from
             something else.
     """
-    files = [FeatureFile(path, features) for path in pool.metadata]
+    files = [FeatureFile(file.url, features, file.name) for file in pool.metadata]
     if not files:
         raise ClipsiftError(f"pool: {pool.location} has no metadata/*.parquet with features {features}")
     identity = fingerprint([file.fingerprint() for file in files])

@@ -34,7 +34,9 @@ from selection.features.target import TRUSTED, load_target
 from selection.features.target_rows import checked_rows
 from selection.finished import is_done
 from selection.pool.index import PoolIndex
+from selection.pool.left_out_report import left_out_report
 from selection.pool.location import Pool
+from selection.pool.remote import size_of
 from selection.recipe.gather import PoolFeatures
 from selection.recipe.parsed import ParsedRecipe
 from selection.recipe.stream import choose
@@ -112,7 +114,7 @@ class Selector:
         files = source.make()
         plan = self._plan(source.identity, inputs)
         lost = write_scores(files, plan, folder / "scores")
-        if self.report.samples:  # the index has counted them
+        if source.is_counted:
             lost.samples = 0
         self.report.merge(lost)
         self.report.check(self.max_loss)
@@ -147,20 +149,33 @@ class Selector:
         if isinstance(pool, Arrays):
             return _Source(pool.fingerprint(), lambda: [pool])
         if self.selection.features or (pool.metadata and not self.clip):
-            files = [FeatureFile(path, self.selection.features) for path in pool.metadata]
+            files = [FeatureFile(file.url, self.selection.features, file.name) for file in pool.metadata]
             if not files:
                 raise ClipsiftError(
                     f"pool: {pool.location} has no metadata/*.parquet with features "
                     f"{self.selection.features}; give a teacher instead"
                 )
             before, identity = on_rank_zero(lambda: _fingerprints(files, pool, Contents(self.cache / "contents")))
-            return _Source(identity, lambda: files, before)
+            return _Source(identity, lambda: self._weighed(files), before, is_counted=True)
         if self.clip is None:
-            return _Source(self.index.fingerprint, self._listed)
+            return _Source(self.index.fingerprint, self._listed, is_counted=True)
         index, precision = self.index.fingerprint, self.selection.embedding.precision
         identity = fingerprint([index, self.clip.identity, precision])
         before = fingerprint([index, self.clip.fingerprint, precision])
-        return _Source(identity, lambda: self._embedded(identity), before)
+        return _Source(identity, lambda: self._embedded(identity), before, is_counted=True)
+
+    def _weighed(self, files: list[FeatureFile]) -> list[FeatureFile]:
+        """The pool's metadata, when not too much of it is left out."""
+        assert isinstance(self.pool, Pool)
+        pool, rows = self.pool, sum(file.num_rows() for file in files)
+
+        def sizes() -> list[int]:
+            return [(size_of(file.path) or 0) + (size_of(file.npz) or 0) for file in files]
+
+        self.report.samples += rows
+        self.report.merge(on_rank_zero(lambda: left_out_report(pool, "metadata", rows, sizes).as_dict()))
+        self.report.check(self.max_loss)
+        return files
 
     def _embedded(self, identity: str) -> list[FeatureFile]:
         """The features that the teacher makes."""
@@ -214,11 +229,19 @@ class Selector:
 
 @dataclass(frozen=True)
 class _Source:
-    """What is scored: its ``identity``, how to ``make`` it now, and what ``subset.json`` had as its identity before."""
+    """What is scored.
+
+    Attributes:
+        identity: of its content.
+        make: makes it now.
+        identity_before: what ``subset.json`` had as its identity before.
+        is_counted: whether making it counts its samples in the selector's report.
+    """
 
     identity: str
     make: Callable[[], Sequence[FeatureRows]]
     identity_before: str | None = None
+    is_counted: bool = False
 
 
 def _fingerprints(files: list[FeatureFile], pool: Pool, contents: Contents) -> tuple[str, str]:

@@ -45,12 +45,11 @@ def read_some(run: RunSettings, pool: Pool, num_shards: int | None, folder: Path
 
     Returns the finding and the index of those shards, None when there is nothing in them.
     """
-    chosen = Pool(run.pool)
     total = len(pool.shards)
     count = total if num_shards is None else min(total, num_shards)
-    chosen.shards = [pool.shards[round(number * (total - 1) / max(count - 1, 1))] for number in range(count)]
+    chosen = [pool.shards[round(number * (total - 1) / max(count - 1, 1))] for number in range(count)]
     try:
-        index = PoolIndex.build(chosen, folder, run.data.get("workers", 0))
+        index = PoolIndex.build(pool.part(chosen), folder, run.data.get("workers", 0))
     except ClipsiftError as error:
         return Finding("samples", "fail", str(error), "mend the shards, or look at their names and members"), None
     report, read = index.report, f"{count:,} of {total:,} shards read"

@@ -10,7 +10,7 @@ from clipsift_common.errors import ClipsiftError
 from selection.features.files import FeatureFile
 from selection.features.npz import checksums
 from selection.pool.index import PoolIndex
-from selection.pool.location import Pool, stem
+from selection.pool.location import Metadata, Pool
 from selection.subset import Subset
 from selection.uids import sort_key
 
@@ -62,7 +62,7 @@ def check_metadata(run: RunSettings, pool: Pool, index: PoolIndex | None, read_a
         remedy = "download it (DataComp: --download_npz), or make it with clipsift embed"
         return [Finding("metadata", "fail", f"{run.pool} has none, features {name} are asked for", remedy)]
     count = len(pool.metadata) if read_all else min(len(pool.metadata), _METADATA_FILES)
-    files = [FeatureFile(path, name) for path in _evenly(pool.metadata, count)]
+    files = [FeatureFile(file.url, name) for file in _evenly(pool.metadata, count)]
     try:
         uids = np.concatenate([file.uids() for file in files])
         for file in files if name else ():
@@ -84,11 +84,11 @@ def check_metadata(run: RunSettings, pool: Pool, index: PoolIndex | None, read_a
 
 def _check_features(file: FeatureFile) -> None:
     """The archive has both arrays, of as many rows as the parquet: judged by its table of contents."""
-    arrays = checksums(file.path.removesuffix(".parquet") + ".npz", [f"{file.name}_img", f"{file.name}_txt"])
+    arrays = checksums(file.npz, [f"{file.name}_img", f"{file.name}_txt"])
     for _, num_bytes in arrays:
         if num_bytes < 2 * file.num_rows():
-            raise ClipsiftError(f"{stem(file.path)}.npz: too small for {file.num_rows():,} rows")
+            raise ClipsiftError(f"{file.npz}: too small for {file.num_rows():,} rows")
 
 
-def _evenly(paths: list[str], count: int) -> list[str]:
-    return [paths[round(number * (len(paths) - 1) / max(count - 1, 1))] for number in range(count)]
+def _evenly(files: list[Metadata], count: int) -> list[Metadata]:
+    return [files[round(number * (len(files) - 1) / max(count - 1, 1))] for number in range(count)]

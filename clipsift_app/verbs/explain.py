@@ -14,7 +14,7 @@ from clipsift_common.files import atomic_path
 from clipsift_common.images import ImageError, open_image
 from selection.features.files import FeatureFile
 from selection.pool.index import Sample
-from selection.pool.location import Pool, stem
+from selection.pool.location import Pool
 from selection.recipe.explain import Explanation, explain, format_explanation
 from selection.uids import parse_uids
 
@@ -59,7 +59,7 @@ def _show(sample: Sample, folder: Path) -> None:
 
 def _caption(about: RunSettings, explanation: Explanation) -> str | None:
     """The caption from the metadata, when there are no shards."""
-    path = next((path for path in Pool(about.pool).metadata if stem(path) == explanation.stem), None)
+    path = next((file.url for file in Pool(about.pool).metadata if file.name == explanation.stem), None)
     if path is None or "text" not in FeatureFile(path).column_names():
         return None
     return str(FeatureFile(path).column("text")[explanation.row])

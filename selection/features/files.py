@@ -17,7 +17,7 @@ from clipsift_common.files import atomic_path, fingerprint
 from selection.features.npz import checksums, read_array
 from selection.kernels.arrays import native
 from selection.kernels.tiles import ROW_TILE, tiles
-from selection.pool.location import stem
+from selection.pool.suffixes import without_suffix
 from selection.uids import parse_uids, uid_column
 
 NORM_TOLERANCE = 0.01  # fp16 storage moves the norm of a unit vector by up to 2.5e-4
@@ -58,18 +58,26 @@ class FeatureRows(Protocol):
 
 @dataclass(frozen=True)
 class FeatureFile:
-    """One metadata file. ``name`` is the feature columns' prefix: ``l14`` for ``l14_img`` and ``l14_txt``."""
+    """One metadata file.
 
-    path: str  # the parquet
-    name: str | None = None  # None when no features are needed
+    Attributes:
+        path: the parquet.
+        name: prefix of the feature columns: ``l14`` for ``l14_img`` and ``l14_txt``; None when none are needed.
+        called: its name in the pool, where that is not its stem.
+    """
+
+    path: str
+    name: str | None = None
+    called: str | None = None
 
     @property
     def stem(self) -> str:
-        return stem(self.path)
+        return self.called or without_suffix(self.path.rsplit("/", 1)[-1])
 
     @property
-    def _npz(self) -> str:
-        return self.path.removesuffix(".parquet") + ".npz"
+    def npz(self) -> str:
+        """The file of its features."""
+        return without_suffix(self.path) + ".npz"
 
     @cached_property
     def _num_rows(self) -> int:
@@ -83,7 +91,7 @@ class FeatureFile:
         """Hash that changes with the content: of the parquet's footer (sizes and statistics of its columns) and the
         checksums of the feature arrays, which are not read."""
         footer = self._parquet().metadata.to_dict()
-        arrays = checksums(self._npz, [f"{self.name}_img", f"{self.name}_txt"]) if self.name else []
+        arrays = checksums(self.npz, [f"{self.name}_img", f"{self.name}_txt"]) if self.name else []
         return fingerprint([self.stem, footer, arrays])
 
     def uids(self) -> np.ndarray:
@@ -127,7 +135,7 @@ class FeatureFile:
             raise ClipsiftError(f"{self.path}: is no parquet file ({first_line(error)})") from error
 
     def _array(self, tower: str) -> np.ndarray:
-        path, key = self._npz, f"{self.name}_{tower}"
+        path, key = self.npz, f"{self.name}_{tower}"
         values = native(read_array(path, key))
         if values.ndim != 2 or not np.issubdtype(values.dtype, np.floating):
             raise ClipsiftError(f"{path}: {key} is {values.ndim}-D {values.dtype}, not a 2-D array of floats")

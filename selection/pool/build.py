@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import torch
 
@@ -16,10 +14,11 @@ from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import array_fingerprint, atomic_path, read_json, write_json
 from clipsift_common.progress import Progress
 from selection.pool.location import Pool, Shard
-from selection.pool.packed import bare_name
-from selection.pool.remote import Stamp, is_remote, patiently
+from selection.pool.promises import promised
+from selection.pool.remote import Stamp
 from selection.pool.scan import ROW_DTYPE, scan_tar
 from selection.pool.shard_cache import ShardCache, is_cached
+from selection.pool.suffixes import STATS, shard_suffix, without_suffix
 from selection.uids import format_uids, sort_key
 
 FORMAT = 3  # of the files; those of another one are made anew
@@ -73,15 +72,10 @@ class _ShardScans(torch.utils.data.Dataset):
 
 
 def _expected(shard: Shard) -> int | None:
-    """How many samples img2dataset wrote into the shard, from the stats file beside it."""
-    if shard.url.startswith("pipe:"):
-        return None
-    fs, path = fsspec.core.url_to_fs(bare_name(shard.url) + "_stats.json")
-    try:
-        text = patiently(lambda: fs.cat_file(path), path) if is_remote(shard.url) else fs.cat_file(path)
-        return int(json.loads(text)["successes"])
-    except (ClipsiftError, OSError, ValueError, KeyError, TypeError):
-        return None
+    """How many samples img2dataset wrote into the shard, from the file beside it that says so."""
+    if shard.promise is not None:
+        return promised(shard.promise) if shard.promise else None
+    return promised(without_suffix(shard.url) + STATS) if shard_suffix(shard.url) else None  # else it is a command
 
 
 def _scan_shards(pool: Pool, stamps: list[Stamp], folder: Path, workers: int, cache: ShardCache) -> None:

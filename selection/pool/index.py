@@ -21,6 +21,7 @@ from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import fingerprint, read_json, wait_for
 from selection.pool.build import FORMAT, build_index
+from selection.pool.left_out_report import left_out_report
 from selection.pool.location import Pool, Shard
 from selection.pool.packed import is_packed
 from selection.pool.remote import Stamp, is_remote, patiently, read_range, stamp
@@ -93,7 +94,8 @@ class PoolIndex:
         A collective call.
 
         Raises:
-            ClipsiftError: when more than ``max_loss`` of the samples cannot be used, or none can.
+            ClipsiftError: when more than ``max_loss`` of the samples cannot be used, or none can. Samples in files of
+                the pool that are left out count as lost.
         """
         if not pool.shards:
             raise ClipsiftError(f"pool: {pool.location} has metadata only; this step needs its .tar shards")
@@ -106,6 +108,10 @@ class PoolIndex:
             build_index(pool, stamps, folder, target, workers, shard_cache)
         wait_for(target / "index.json", target / "rows.npy")
         index = cls(target, shard_cache)
+        left_out = on_rank_zero(
+            lambda: left_out_report(pool, "shards", index.report.samples, lambda: index.sizes).as_dict()
+        )
+        index.report.merge(left_out)
         index.report.check(max_loss)
         if not len(index):
             raise ClipsiftError(f"pool: {pool.location} has no usable sample ({dict(index.report.lost)})")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from pathlib import PurePosixPath
 from typing import IO
 
 from fsspec.compression import compr
@@ -26,7 +25,7 @@ _KINDS = {  # the end of a name -> fsspec's word for the compression
     ".txz": "xz",
 }
 _PACKED = tuple(_KINDS)
-SHARD_SUFFIXES = (".tar", *_PACKED)
+SHARD_SUFFIXES = (".tar", *_PACKED)  # of two forms of one shard in a folder the first of these is read
 _COMMANDS = {"gzip": "gunzip", "zstd": "zstd -d --rm", "bz2": "bunzip2", "xz": "unxz"}
 _INSTALL = {"zstd": "pip install 'clipsift[zstd]'"} | dict.fromkeys(("bz2", "xz"), "Python was built without it")
 _BEHIND_THE_END = ("Not a gzipped file", "Unable to decompress Zstandard data: Unknown frame")  # garbage, no damage
@@ -40,24 +39,6 @@ _PIECE = 1 << 16  # bytes at a time: what a decoder had in hand when it met dama
 def is_packed(url: str) -> bool:
     """Whether a shard must be unpacked before it can be read; what a command prints is a tar as it is."""
     return url.lower().endswith(_PACKED) and not url.startswith("pipe:")
-
-
-def bare_name(path: str) -> str:
-    """``a/b/0001.tar.gz`` -> ``a/b/0001``: a packed shard is called as the tar in it."""
-    suffix = next((suffix for suffix in SHARD_SUFFIXES if path.lower().endswith(suffix)), None)
-    return path[: -len(suffix)] if suffix else str(PurePosixPath(path).with_suffix(""))
-
-
-def without_unpacked(paths: list[str]) -> list[str]:
-    """``paths`` without those packed shards that lie there unpacked too: ``gunzip --keep`` leaves both."""
-    plain = {bare_name(path) for path in paths if _kind(path) is None}
-    kept = [path for path in paths if _kind(path) is None or bare_name(path) not in plain]
-    if len(kept) < len(paths):
-        left = next(path for path in paths if path not in set(kept))
-        logger.warning(
-            "pool: %d packed shards lie beside the same tar, which is used: %s", len(paths) - len(kept), left
-        )
-    return kept
 
 
 def unpack_command(url: str) -> str:

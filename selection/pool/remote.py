@@ -61,6 +61,14 @@ def stamp(url: str) -> Stamp:
     return [int(info["size"]), str(next((mark for mark in marks if mark), ""))]
 
 
+def size_of(url: str) -> int | None:
+    """Bytes of a file; None when it is not there or does not say."""
+    try:
+        return int(stamp(url)[0])
+    except ClipsiftError:
+        return None
+
+
 def _local(url: str, action: Callable[[], T]) -> T:
     try:
         return action()

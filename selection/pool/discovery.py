@@ -1,0 +1,141 @@
+"""What lies at one location: its files listed and classed, and where each is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from braceexpand import braceexpand
+from fsspec.implementations.local import LocalFileSystem
+
+from clipsift_common.errors import ClipsiftError
+from clipsift_common.files import fingerprint
+from selection.pool.left_out import LeftOut
+from selection.pool.listing import list_files
+from selection.pool.names import Place
+from selection.pool.patterns import expand
+from selection.pool.suffixes import shard_suffix, without_suffix
+from selection.pool.survey import Survey, classify
+
+_READERS = 16  # files whose ends are read at a time; an object store takes its time for each
+_SHARDS = "shards/"  # DataComp's folder of shards, which are called by their paths below it
+
+
+@dataclass
+class Found:
+    """What is at a location: shards and metadata in order, how many files go with them, and what is left out."""
+
+    shards: list[Place] = field(default_factory=list)
+    metadata: list[Place] = field(default_factory=list)
+    num_sidecars: int = 0
+    left_out: list[LeftOut] = field(default_factory=list)
+
+
+def discover(location: str) -> Iterator[Found]:
+    """What is at a location, which may be a pattern or commands; see :class:`selection.pool.location.Pool`.
+
+    Raises:
+        ClipsiftError: when it does not exist or cannot be listed.
+    """
+    if location.startswith("pipe:"):
+        yield Found(
+            [Place(command, _name_of_command(command), command, "", promise="") for command in braceexpand(location)]
+        )
+        return
+    for folder, places in groupby(expand(location), _folder_of_file):
+        if folder is None:
+            for place in places:
+                yield _in_folder(place)
+        else:
+            yield _listed(folder, [place.rsplit("/", 1)[-1] for place in places])
+
+
+def _folder_of_file(place: str) -> str | None:
+    """The folder that a file is in; None for a folder.
+
+    A remote shard is not asked for: whoever reads it will be told.
+    """
+    fs, path = fsspec.core.url_to_fs(place)
+    if isinstance(fs, LocalFileSystem) or not shard_suffix(path):
+        if fs.isdir(path):
+            return None
+        if not fs.exists(path):
+            raise ClipsiftError(f"pool: {place} does not exist")
+    return place.rpartition("/")[0]
+
+
+def _in_folder(place: str) -> Found:
+    fs, root = fsspec.core.url_to_fs(place)
+    listing = list_files(fs, root)
+    return _located(fs, root, classify(listing.files, listing.not_entered), looked=True)
+
+
+def _listed(folder: str, names: Sequence[str]) -> Found:
+    """What some files of a folder are that were named or fit a glob, in the order given."""
+    fs, root = fsspec.core.url_to_fs(folder)
+    survey = classify(dict.fromkeys(names))
+    survey.shards = {name: survey.shards[name] for name in names if name in survey.shards}
+    return _located(fs, root, survey, looked=False)
+
+
+def _located(fs: fsspec.AbstractFileSystem, root: str, survey: Survey, looked: bool) -> Found:
+    """``looked``: whether all files of the folder are in the survey."""
+    top = root.rstrip("/")
+    is_local = isinstance(fs, LocalFileSystem)
+
+    def url(path: str) -> str:
+        return f"{top}/{path}" if is_local else str(fs.unstrip_protocol(f"{top}/{path}"))
+
+    location = url("").replace("://", "/").strip("/")
+
+    def place(path: str, name: str) -> Place:
+        return Place(url(path), name.replace("/", "_"), path, location)
+
+    with_uids = _have_uids([url(path) for path in survey.unsure])
+    metadata = [*survey.metadata, *(path for path, has in zip(survey.unsure, with_uids) if has)]
+    left_out = [
+        replace(left, path=url(left.path), promise=left.promise and url(left.promise)) for left in survey.left_out
+    ]
+    left_out += [LeftOut(url(path), "other_parquet") for path, has in zip(survey.unsure, with_uids) if not has]
+    shards = [
+        replace(
+            place(path, without_suffix(path.removeprefix(_SHARDS))),
+            promise=url(promise) if promise else "" if looked else None,
+        )
+        for path, promise in survey.shards.items()
+    ]
+    return Found(
+        shards,
+        sorted(
+            [place(path, without_suffix(path.rsplit("/", 1)[-1])) for path in metadata],
+            key=lambda found: (found.name, found.inside),
+        ),
+        survey.num_sidecars,
+        left_out,
+    )
+
+
+def _have_uids(urls: Sequence[str]) -> list[bool]:
+    with ThreadPoolExecutor(_READERS) as readers:
+        return list(readers.map(_has_uids, urls))
+
+
+def _has_uids(url: str) -> bool:
+    """Whether a parquet has a column of uids; also of one that is damaged, which whoever reads it will say."""
+    try:
+        with fsspec.open(url, "rb") as handle:
+            return "uid" in pq.read_schema(handle).names
+    except (OSError, pa.ArrowException):
+        return True
+
+
+def _name_of_command(command: str) -> str:
+    """The stem of the last tar that a command names, else a hash of it."""
+    tars = re.findall(r"([^\s/'\"]+)\.tar\b", command)
+    return tars[-1] if tars else fingerprint(command)

@@ -1,0 +1,69 @@
+"""The files of a pool that are not used, by kind: why, and what helps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Family = Literal["shards", "metadata"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Why files of a kind are left out, and what helps where help is needed."""
+
+    reason: str
+    remedy: str = ""
+
+
+KINDS = {
+    "packed_shard": Kind("tars compressed by a way that is not read", "unpack them"),
+    "archive": Kind("archives that are no tars", "make tar shards of them, or move them out of the pool"),
+    "partial_download": Kind("downloads that did not end", "download them again, or delete them"),
+    "unknown_suffix": Kind("tars, but their names go on behind .tar", "rename them, or move them out of the pool"),
+    "broken_link": Kind("links to what is not there", "mount their disk, or delete them"),
+    "missing_shard": Kind("statistics of shards that are not here", "download the shards, or delete these files"),
+    "features_alone": Kind("features without their parquet", "download the .parquet beside them, or delete them"),
+    "unreadable_folder": Kind("folders that cannot be listed", "ask for the right to read them"),
+    "other_parquet": Kind("parquets that are no metadata: not in metadata/, no .npz beside them, or no column uid"),
+    "copy_of_shard": Kind("other forms of shards that are here"),
+    "repeated_folder": Kind("links to folders that are read already"),
+    "own_output": Kind("what clipsift wrote there"),
+    "hidden": Kind("names that begin with a dot"),
+    "other_file": Kind("neither shards nor metadata"),
+}
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file or folder that is not used.
+
+    Attributes:
+        path: where it is; a folder ends in ``/``.
+        kind: of :data:`KINDS`.
+        loses: of what samples are lost with it; None: of nothing.
+        promise: the file that says how many samples; "" without one.
+        size: bytes; None when unknown.
+    """
+
+    path: str
+    kind: str
+    loses: Family | None = None
+    promise: str = ""
+    size: int | None = None
+
+
+def by_kind(left_out: Sequence[LeftOut]) -> dict[str, list[LeftOut]]:
+    """The files of each kind that there is, in the order of :data:`KINDS`."""
+    groups: dict[str, list[LeftOut]] = {kind: [] for kind in KINDS}
+    for left in left_out:
+        groups[left.kind].append(left)
+    return {kind: group for kind, group in groups.items() if group}
+
+
+def describe(group: Sequence[LeftOut]) -> str:
+    """``2 packed_shard (a.tar.gz, b.tar.gz): compressed tars`` for files of one kind."""
+    names = ", ".join(left.path for left in group[:_NAMED]) + (", ..." if len(group) > _NAMED else "")
+    return f"{len(group):,} {group[0].kind} ({names}): {KINDS[group[0].kind].reason}"
