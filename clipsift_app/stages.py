@@ -45,7 +45,7 @@ def run_select(run: RunSettings) -> Path:
     teacher = run.selection.teacher
     selector = Selector(
         selection=run.selection,
-        pool=Pool(run.pool),
+        pool=on_rank_zero(lambda: Pool(run.pool)),
         out=run.out,
         cache=run.cache,
         seed=run.seed,
@@ -157,9 +157,10 @@ def run_report(out: Path, pool: str | None, cache: Path | None, truth: str | Non
 
 def open_index(pool: str | None, cache: Path | None) -> PoolIndex | None:
     """The index of the pool, if it has shards."""
-    if not pool or not cache or not Pool(pool).shards:
+    if not pool or not cache:
         return None
-    return PoolIndex.build(Pool(pool), cache)
+    found = on_rank_zero(lambda: Pool(pool))
+    return PoolIndex.build(found, cache) if found.shards else None
 
 
 def reproduce(run: RunSettings) -> Path:

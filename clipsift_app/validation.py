@@ -35,7 +35,7 @@ class Validation:
     every_steps: int = 1000
 
     def chosen(self, data: str | None) -> list[Task]:
-        """The tasks. Raises :class:`ClipsiftError` for one without a score or a folder under ``data``."""
+        """The tasks, whose folders are to be under ``data``. Raises :class:`ClipsiftError` for one without a score."""
         check_least("validation.every_steps", self.every_steps, 1)
         tasks = select_tasks(self.tasks)
         if tasks and not data:
@@ -43,8 +43,6 @@ class Validation:
         for task in tasks:
             if not task.is_scored:
                 raise ClipsiftError(f"validation.tasks: {task.key} is only reported, it has no score")
-            if not (Path(data or "") / task.folder).is_dir():
-                raise ClipsiftError(f"validation.tasks: {Path(data or '') / task.folder} does not exist")
         return tasks
 
 

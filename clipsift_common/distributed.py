@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -20,30 +21,36 @@ T = TypeVar("T")
 # launcher and by the connection that it leaves, so a long patience costs nothing.
 TIMEOUT = timedelta(hours=12)
 
-_alone = False
-_rank_zero_works = False  # this process does what the others wait for
+
+class _State(threading.local):
+    """What holds in a block of the program, in the thread that is in it."""
+
+    alone = False
+    rank_zero_works = False  # this is what the others wait for
+
+
+_state = _State()
 
 
 def is_distributed() -> bool:
     """Whether this process works in a group."""
-    return not _alone and dist.is_available() and dist.is_initialized()
+    return not _state.alone and dist.is_available() and dist.is_initialized()
 
 
 @contextmanager
 def alone() -> Iterator[None]:
     """In the block this process is the only one: what would be a collective concerns nobody else."""
-    global _alone, _rank_zero_works
-    before = _alone, _rank_zero_works
-    _alone, _rank_zero_works = True, False
+    before = _state.alone, _state.rank_zero_works
+    _state.alone, _state.rank_zero_works = True, False
     try:
         yield
     finally:
-        _alone, _rank_zero_works = before
+        _state.alone, _state.rank_zero_works = before
 
 
 def _check_that_all_call() -> None:
     """Raise where only rank 0 can be: the others would never come. Also in one process, so that its tests see it."""
-    if _rank_zero_works:
+    if _state.rank_zero_works:
         raise RuntimeError("a collective call in work of rank 0 alone; call it before, or in alone()")
 
 
@@ -99,12 +106,11 @@ def on_rank_zero(work: Callable[[], T]) -> T:
     Raises:
         RuntimeError: when ``work`` makes a collective call, for which the other ranks would wait for ever.
     """
-    global _rank_zero_works
     _check_that_all_call()
     result: T | None = None
     error: str | None = None
     if rank() == 0:
-        _rank_zero_works = True
+        _state.rank_zero_works = True
         try:
             result = work()
         except ClipsiftError as problem:
@@ -112,7 +118,7 @@ def on_rank_zero(work: Callable[[], T]) -> T:
                 raise
             error = str(problem)
         finally:
-            _rank_zero_works = False
+            _state.rank_zero_works = False
     result, error = broadcast_object((result, error))
     if error is not None:
         raise ClipsiftError(error)

@@ -87,7 +87,7 @@ def make_trainer(machine: Machine, **options: Any) -> L.Trainer:
 
 
 def make_lone_trainer(machine: Machine, **options: Any) -> L.Trainer:
-    """A Trainer for this process alone, whatever process group exists (rank 0 trains the teacher so)."""
+    """A Trainer for this process alone, whatever process group exists: for the teacher's training, and embedding."""
     device = make_fabric(machine).device
     one = [device.index] if device.index is not None else 1
     lone = Machine(machine.accelerator, one, precision=machine.precision)

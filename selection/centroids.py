@@ -12,6 +12,7 @@ from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import fingerprint, read_json, write_json
 from selection.features.files import FeatureFile
+from selection.features.sizes import count_rows
 from selection.features.target_sets import write_features
 from selection.kernels.kmeans import SAMPLES_PER_CENTROID, kmeans
 from selection.pool.location import Pool
@@ -36,13 +37,13 @@ def make_centroids(pool: Pool, features: str, clusters: int, out: Path, device: 
     files = [FeatureFile(file.url, features, file.name) for file in pool.metadata]
     if not files:
         raise ClipsiftError(f"pool: {pool.location} has no metadata/*.parquet with features {features}")
-    identity = fingerprint([file.fingerprint() for file in files])
+    identity = on_rank_zero(lambda: fingerprint([file.fingerprint() for file in files]))
     note = {"target": "pool_centroids", "features": identity, "clusters": clusters, "seed": seed}
     place = out.with_suffix(".json")
     if on_rank_zero(lambda: _is_done(out, place, note)):
         return
     gathered = PoolFeatures(files, device, no_target, out.parent)
-    found, _ = gathered.candidates(_sample(files, clusters, seed), ("image",), seed)
+    found, _ = gathered.candidates(_sample(sum(count_rows(files)), clusters, seed), ("image",), seed)
     if len(found) < clusters:
         raise ClipsiftError(f"target: {len(found)} usable rows make no {clusters} clusters; lower --clusters")
     on_rank_zero(lambda: write_features(out, kmeans(found.image, clusters, seed).cpu().numpy()))
@@ -56,9 +57,8 @@ def _is_done(out: Path, place: Path, note: dict[str, Any]) -> bool:
     return place.is_file() and out.is_file()
 
 
-def _sample(files: list[FeatureFile], clusters: int, seed: int) -> np.ndarray:
-    """Ascending rows of the pool to look at: raw random numbers are the same in every version of numpy."""
-    total = sum(file.num_rows() for file in files)
+def _sample(total: int, clusters: int, seed: int) -> np.ndarray:
+    """Ascending rows to look at, of ``total``: raw random numbers are the same in every version of numpy."""
     wanted = SAMPLES_PER_CENTROID * clusters
     if total <= wanted:
         return np.arange(total)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
+from clipsift_common.distributed import on_rank_zero
 from selection.features.arrays import Arrays
 from selection.kernels.arrays import to_tensor
 from selection.pool.location import Pool
@@ -31,6 +33,7 @@ class Recipe:
     ) -> None:
         """Raise :class:`ClipsiftError` for all that can be seen without data: scores, options, fractions, files."""
         self.parsed = ParsedRecipe.parse(steps, within, union, intersect, subtract)
+        self.parsed.check_subsets()
 
     def run(
         self,
@@ -57,7 +60,7 @@ class Recipe:
         if isinstance(pool, Arrays):
             features = "arrays"
         elif not isinstance(pool, Pool):
-            pool = Pool(pool)
+            pool = on_rank_zero(partial(Pool, pool))
         with TemporaryDirectory() as scratch:
             folder = Path(out or scratch)
             selection = Selection.of(self.parsed, features)

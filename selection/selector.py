@@ -136,6 +136,7 @@ class Selector:
 
     def _inputs(self) -> dict[str, str]:
         """The content of the files that the recipe names, by the names it has for them."""
+        self.recipe.check_subsets()
         contents = Contents(self.cache / "contents")
         given = {name: array_fingerprint(rows.cpu().numpy()) for name, rows in self.targets.items()}
         named = [*self.recipe.targets, *self.recipe.language_models, *self.recipe.subsets]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from clipsift_app.paths import subset_file
 from clipsift_app.verb_settings import parse_settings
+from clipsift_common.distributed import on_rank_zero
 from clipsift_common.launch import launch
 from clipsift_common.locks import hold
 from clipsift_common.machine import Machine
@@ -33,8 +34,9 @@ class ReshardSettings:
 
 def run(arguments: list[str]) -> None:
     settings = parse_settings(ReshardSettings, arguments)
-    pool, subset = Pool(settings.pool), Subset.load(subset_file(settings.subset))
+    subset = Subset.load(subset_file(settings.subset))
     launch(settings.trainer)
+    pool = on_rank_zero(lambda: Pool(settings.pool))
     hold(Path(settings.out))
     cache = Path(settings.cache or f"{settings.out}/.cache")
     index = PoolIndex.build(pool, cache, settings.workers, settings.max_loss)

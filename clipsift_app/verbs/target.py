@@ -51,8 +51,8 @@ def run(arguments: list[str]) -> None:
     check_settings(settings)
     out = Path(settings.out)
     if settings.name == CENTROIDS:
-        pool = Pool(str(settings.pool))
         device = _start(settings, out)
+        pool = on_rank_zero(lambda: Pool(str(settings.pool)))
         make_centroids(pool, str(settings.features), settings.clusters, out, device, settings.seed)
         return say(f"target: {settings.clusters:,} centroids in {out}")
     clip = load_clip(str(settings.model), settings.pretrained)

@@ -17,11 +17,11 @@ from clipsift_common.batches.pixels import Preprocess
 from clipsift_common.batches.prefetch import sent_ahead
 from clipsift_common.clip import LoadedCLIP
 from clipsift_common.data_report import DataReport
-from clipsift_common.distributed import barrier, gather_objects, on_rank_zero, rank, world_size
+from clipsift_common.distributed import barrier, on_rank_zero, rank, world_size
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import read_json, wait_for, write_json
 from clipsift_common.images import DECODER_REMARK, ImageError, pair_image
-from clipsift_common.machine import Machine, device_of, make_trainer, num_threads
+from clipsift_common.machine import Machine, device_of, make_lone_trainer, num_threads
 from clipsift_common.progress import Progress
 from selection.features.files import FeatureFile, write_feature_file
 from selection.pool.index import PoolIndex
@@ -167,12 +167,12 @@ def embed(
     num_rows = {shard: len(index.shard_rows(shard)) for shard in mine}
     with Progress("embed", sum(num_rows.values()), "pairs") as progress:
         progress.resume(sum(num_rows[shard] for shard in mine if shard not in todo))
-        if any(gather_objects(bool(todo))):
+        if todo:
             batches = _ShardBatches(index, clip, todo, batch_size)
             pin = device.type == "cuda"
             loader = torch.utils.data.DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pin)
             writer = _FeatureWriter(folder, name, index, progress)
-            trainer = make_trainer(machine, precision=precision, callbacks=[writer])
+            trainer = make_lone_trainer(machine, precision=precision, callbacks=[writer])  # others may have less to do
             with num_threads(1):  # on a CPU; features must not depend on the number of processes
                 trainer.predict(_Embedder(clip), sent_ahead(loader, device), return_predictions=False)
     barrier()

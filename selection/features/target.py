@@ -51,6 +51,8 @@ def load_target(
 ) -> torch.Tensor:
     """(t, d) image features of a target, in the dtype that their files have (float32 if we make them here).
 
+    A collective call.
+
     Args:
         source: ``trusted``; a ``.npy`` or ``.pt`` of (t, d) features; a ``.npz`` in metadata layout (array
             ``{name}_img``) or with a single array; a folder of such files (concatenated in name order); a folder of
@@ -68,13 +70,7 @@ def load_target(
             raise ClipsiftError("target: trusted needs --trusted DIR")
         source = trusted
     path = Path(source)
-    if not path.exists():
-        raise ClipsiftError(f"target: {source} does not exist (give trusted, a .npy, a .npz, or a folder)")
-    files = [path] if path.is_file() else sorted(file for kind in _FILES for file in path.glob(f"*{kind}"))
-    if (path / NOTE_NAME).is_file():
-        missing = set(read_json(path / NOTE_NAME)["files"]) - {file.name for file in files}
-        if missing:
-            raise ClipsiftError(f"target: {source} lacks {', '.join(sorted(missing))}; let clipsift target finish")
+    files = on_rank_zero(lambda: _files(path))
     parts = [_from_file(file, name) for file in files] if files else [_embedded(path, clip, cache, device)]
     if len({part.shape[1] for part in parts}) > 1:
         raise ClipsiftError(f"target: the files of {source} differ in width {[part.shape[1] for part in parts]}")
@@ -82,6 +78,18 @@ def load_target(
     if not len(features):
         raise ClipsiftError(f"target: {source} has no features, or no picture that can be read; give another")
     return torch.from_numpy(features)
+
+
+def _files(path: Path) -> list[Path]:
+    """The files of features that a target consists of; none for a folder of pictures or shards."""
+    if not path.exists():
+        raise ClipsiftError(f"target: {path} does not exist (give trusted, a .npy, a .npz, or a folder)")
+    files = [path] if path.is_file() else sorted(file for kind in _FILES for file in path.glob(f"*{kind}"))
+    if (path / NOTE_NAME).is_file():
+        missing = set(read_json(path / NOTE_NAME)["files"]) - {file.name for file in files}
+        if missing:
+            raise ClipsiftError(f"target: {path} lacks {', '.join(sorted(missing))}; let clipsift target finish")
+    return files
 
 
 def _from_file(path: Path, name: str | None) -> np.ndarray:

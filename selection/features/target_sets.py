@@ -40,10 +40,7 @@ def embed_target(name: str, data: Path, clip: LoadedCLIP, out: Path, device: tor
     """
     if name not in target_sets():
         raise ClipsiftError(f"target: no set of targets is named {name} (there are {', '.join(target_sets())})")
-    folders = {key: _train_folder(data, key) for key in target_sets()[name]}
-    missing = [_folder_name(key) for key, folder in folders.items() if folder is None]
-    if missing:
-        raise ClipsiftError(f"target: {data} has no train images of {', '.join(missing)}")
+    folders = on_rank_zero(lambda: _train_folders(data, target_sets()[name]))
     is_file = out.suffix == ".npy"
     parts = out.with_suffix(".parts") if is_file else out
     files = [parts / f"{_folder_name(key)}.npy" for key in folders]
@@ -53,7 +50,6 @@ def embed_target(name: str, data: Path, clip: LoadedCLIP, out: Path, device: tor
     if is_file and on_rank_zero(out.is_file):
         return [out]
     for file, (key, folder) in list(zip(files, folders.items()))[rank() :: world_size()]:
-        assert folder is not None
         if not file.is_file():
             features = embed_images(clip, track(pictures(folder), f"embed {key}", unit="images"), device)
             if not len(features):
@@ -86,6 +82,14 @@ def write_features(path: Path, features: np.ndarray) -> None:
 
 def _folder_name(key: str) -> str:
     return f"wds_{key.replace('/', '-')}"
+
+
+def _train_folders(data: Path, keys: Sequence[str]) -> dict[str, Path]:
+    folders = {key: folder for key in keys if (folder := _train_folder(data, key))}
+    missing = [_folder_name(key) for key in keys if key not in folders]
+    if missing:
+        raise ClipsiftError(f"target: {data} has no train images of {', '.join(missing)}")
+    return folders
 
 
 def _train_folder(data: Path, key: str) -> Path | None:

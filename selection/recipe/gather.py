@@ -16,6 +16,7 @@ from clipsift_common.distributed import barrier, gather_objects, on_rank_zero, r
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.progress import track
 from selection.features.files import FeatureRows, bad_rows, copy_rows, normalised
+from selection.features.sizes import count_rows
 from selection.kernels.moments import gram
 from selection.registry import MOMENT, Candidates
 
@@ -42,7 +43,8 @@ class PoolFeatures:
 
     @cached_property
     def _starts(self) -> np.ndarray:
-        return np.cumsum([0, *(file.num_rows() for file in self.files)])
+        """(files + 1,) the first row of each file, and the end; asked for by all ranks."""
+        return np.cumsum([0, *count_rows(self.files)])
 
     @property
     def _folder(self) -> Path:
@@ -108,15 +110,15 @@ class PoolFeatures:
 
     def _create(self, rows: np.ndarray, towers: tuple[str, ...]) -> dict[str, np.memmap]:
         """An array in a file for each tower, of the dtype and width of the first file that has any of ``rows``."""
-        on_rank_zero(lambda: self._create_files(rows, towers))
+        first = self.files[int(np.searchsorted(self._starts, rows[0], "right")) - 1] if len(rows) else self.files[0]
+        on_rank_zero(lambda: self._create_files(first, len(rows), towers))
         return {tower: np.lib.format.open_memmap(self._path(tower), "r+") for tower in towers}
 
-    def _create_files(self, rows: np.ndarray, towers: tuple[str, ...]) -> None:
+    def _create_files(self, first: FeatureRows, num_rows: int, towers: tuple[str, ...]) -> None:
         self._folder.mkdir(parents=True)
-        first = self.files[int(np.searchsorted(self._starts, rows[0], "right")) - 1] if len(rows) else self.files[0]
         for tower in towers:
             array = getattr(first, tower)()
-            np.lib.format.open_memmap(self._path(tower), "w+", array.dtype, (len(rows), array.shape[1]))
+            np.lib.format.open_memmap(self._path(tower), "w+", array.dtype, (num_rows, array.shape[1]))
 
     def _path(self, tower: str) -> Path:
         return self._folder / f"{tower}.npy"

@@ -36,7 +36,7 @@ class ParsedRecipe:
         intersect: list[str] | None = None,
         subtract: list[str] | None = None,
     ) -> ParsedRecipe:
-        """Check everything that can be checked without data: scores, options, fractions, files that must exist."""
+        """Check everything that can be checked without looking at the disk: scores, options, fractions."""
         parsed = with_distinct_names([Step.parse(number, values) for number, values in enumerate(steps)])
         operations = [*(union or []), *(intersect or []), *(subtract or [])]
         for number, step in enumerate(parsed):
@@ -45,9 +45,6 @@ class ParsedRecipe:
                     f"selection.steps[{number}]: {step.method} repeats samples, which a later step or set operation "
                     "would lose; make it the last step and apply set operations to the file it writes"
                 )
-        for path in [*([within] if within else []), *operations]:
-            if not Path(path).is_file():
-                raise ClipsiftError(f"selection: the subset file {path} does not exist")
         return cls(tuple(parsed), within, tuple(union or ()), tuple(intersect or ()), tuple(subtract or ()))
 
     @property
@@ -79,6 +76,12 @@ class ParsedRecipe:
     def subsets(self) -> list[str]:
         """The subset files of set operations, in order."""
         return [*([self.within] if self.within else []), *self.union, *self.intersect, *self.subtract]
+
+    def check_subsets(self) -> None:
+        """Raise :class:`ClipsiftError` for a subset file that is not there."""
+        for path in self.subsets:
+            if not Path(path).is_file():
+                raise ClipsiftError(f"selection: the subset file {path} does not exist")
 
     @property
     def versions(self) -> dict[str, int]:

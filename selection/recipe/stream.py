@@ -10,6 +10,8 @@ import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +58,7 @@ def choose(
     Raises:
         ClipsiftError: for a damaged score file, a step that keeps nothing, a subset file that cannot be read.
     """
-    files = [ScoreFile(number, path) for number, path in enumerate(paths)]
-    mine = files[rank() :: world_size()]
+    mine = [ScoreFile(number, paths[number]) for number in range(rank(), len(paths), world_size())]
     if recipe.within:
         within = Subset.load(recipe.within)
         for file in mine:
@@ -71,7 +72,7 @@ def choose(
         return about
     rest = replace(recipe, steps=recipe.steps[len(streamed) :], within=None)
     names = [column.name for column in rest.columns]
-    rows, uids, columns = _gather([file.num_rows for file in files], mine, names)
+    rows, uids, columns = _gather(mine, names)
     subset, about = apply_recipe(rest, uids, columns, features, seed, rows, num_pool)
     if features:
         features.close()
@@ -88,19 +89,19 @@ def _warn_of_repeats(about: dict[str, Any]) -> None:
         )
 
 
-def _gather(
-    sizes: Sequence[int], mine: list[ScoreFile], names: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+def _gather(mine: list[ScoreFile], names: Sequence[str]) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """On every rank, of all samples that are left: rows of the pool, ascending, uids, and scores by name."""
-    starts = np.cumsum([0, *sizes])
-    own = {}
-    for file in mine:
-        rows = starts[file.number] + np.flatnonzero(file.left)
-        own[file.number] = [rows, file.uids(), *(file.column(name) for name in names)]
-    parts = {number: arrays for ranks_files in gather_objects(own) for number, arrays in ranks_files.items()}
-    empty = [np.empty(0, np.int64), parse_uids([]), *(np.empty(0, np.float32) for _ in names)]
-    whole = [np.concatenate(of_files) for of_files in zip(empty, *(parts[number] for number in sorted(parts)))]
-    return whole[0], whole[1], dict(zip(names, whole[2:]))
+    own = [
+        (file.number, file.num_rows, [np.flatnonzero(file.left), file.uids(), *map(file.column, names)])
+        for file in mine
+    ]
+    parts = [[np.empty(0, np.int64), parse_uids([]), *(np.empty(0, np.float32) for _ in names)]]
+    start = 0
+    for _, num_rows, (rows, *others) in sorted(chain(*gather_objects(own)), key=itemgetter(0)):
+        parts.append([start + rows, *others])
+        start += num_rows
+    rows, uids, *scores = map(np.concatenate, zip(*parts))
+    return rows, uids, dict(zip(names, scores))
 
 
 def _take_step(step: Step, mine: list[ScoreFile], num_pool: int) -> dict[str, Any]:

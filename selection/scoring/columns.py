@@ -17,6 +17,7 @@ from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import fingerprint
 from clipsift_common.progress import Progress
 from selection.features.files import FeatureRows, bad_norms, copy_rows, off_unit, row_norms
+from selection.features.sizes import count_rows
 from selection.registry import FeatureBlock
 from selection.scores import SCORES
 from selection.scoring.column import Column, by_content
@@ -66,21 +67,23 @@ class ScorePlan:
         return self.cache / self.keys[column.name] / f"{file.stem}.parquet"
 
 
-def make_blocks(files: Sequence[FeatureRows], block_rows: int) -> list[list[FeatureRows]]:
+def make_blocks(files: Sequence[FeatureRows], sizes: Sequence[int], block_rows: int) -> list[list[FeatureRows]]:
     """Group consecutive files so that every block has ``block_rows`` rows, when the pool has (0: a block is a file).
 
     The scores of a file depend on what else is in its normaliser. DataComp's files (half a million rows) are a block
     each, as in the reference; small files are scored together, so that a short one does not get an easier normaliser
     and a larger share of a global cut. What is left at the end joins the block before it.
+
+    ``sizes``: the rows of each file.
     """
     blocks: list[list[FeatureRows]] = []
     rows = block_rows
-    for file in files:
+    for file, size in zip(files, sizes):
         if rows >= block_rows:
             blocks.append([])
             rows = 0
         blocks[-1].append(file)
-        rows += file.num_rows()
+        rows += size
     if len(blocks) > 1 and rows < block_rows:
         rest = blocks.pop()
         blocks[-1] += rest
@@ -97,7 +100,7 @@ def write_scores(files: Sequence[FeatureRows], plan: ScorePlan, folder: Path) ->
         Counts of rows whose features could not be used (``bad_features``), or whose uid the file has already
         (``duplicate_uid``), over all ranks.
     """
-    blocks = make_blocks(files, plan.block_rows)
+    blocks = make_blocks(files, count_rows(files), plan.block_rows)
     mine = blocks[rank() :: world_size()]
     report = DataReport()
     with Progress("score", sum(file.num_rows() for block in mine for file in block), "pairs") as progress:

@@ -287,8 +287,8 @@ def test_damaged_metadata_is_refused_by_name(tmp_path: Path, kind: str, words: s
 def test_small_files_are_scored_together_and_large_ones_alone(tmp_path: Path) -> None:
     for stem, count in (("a", 30), ("b", 5), ("c", 5), ("d", 25), ("e", 4)):
         write_metadata(tmp_path, stem, 1, count)
-    files = [FeatureFile(str(tmp_path / f"{stem}.parquet"), "l14") for stem in "abcde"]
-    blocks = [[file.stem for file in block] for block in make_blocks(files, 20)]
+    files, sizes = [FeatureFile(str(tmp_path / f"{stem}.parquet"), "l14") for stem in "abcde"], (30, 5, 5, 25, 4)
+    blocks = [[file.stem for file in block] for block in make_blocks(files, sizes, 20)]
     assert blocks == [["a"], ["b", "c", "d", "e"]]
-    assert len(make_blocks(files, 0)) == 5
-    assert [len(block) for block in make_blocks(files, 1000)] == [5]
+    assert len(make_blocks(files, sizes, 0)) == 5
+    assert [len(block) for block in make_blocks(files, sizes, 1000)] == [5]

@@ -98,7 +98,7 @@ def test_a_wrong_step_is_refused_with_its_place(step: dict[str, Any], words: str
 
 def test_a_missing_subset_file_is_refused() -> None:
     with pytest.raises(ClipsiftError, match=r"nowhere\.npy does not exist"):
-        ParsedRecipe.parse([], union=["nowhere.npy"])
+        ParsedRecipe.parse([], union=["nowhere.npy"]).check_subsets()
 
 
 def reference(golden: Path, name: str) -> Subset:
