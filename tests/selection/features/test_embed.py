@@ -106,7 +106,7 @@ def test_a_gpu_gets_batches_ahead_and_is_waited_for_once_a_shard(
     exact = made(index, clip, tmp_path / "cpu")
     monkeypatch.setattr(module, "device_of", lambda machine: DEVICE)
     monkeypatch.setattr(
-        module, "make_trainer", lambda machine, **how: make_trainer(machine, **how, **on_simulated_gpu())
+        module, "make_lone_trainer", lambda machine, **how: make_trainer(machine, **how, **on_simulated_gpu())
     )
     waits, write = [], module.write_feature_file
     with SimulatedGPU() as gpu:
