@@ -31,6 +31,7 @@ from clipsift_common.clip import create_clip
 from clipsift_common.machine import Machine
 from clipsift_common.quiet import quiet_libraries
 from training.fit import make_fit_trainer
+from training.guard import Guard
 from training.loading.loader import GlobalBatchLoader
 from training.loading.transform import normalise
 from training.loss import contrastive_loss
@@ -110,9 +111,10 @@ def ours(module: CLIPModule, batches: list[dict[str, torch.Tensor]], options: ar
     loader = TimedLoader(Batches(batches), options.steps, workers=0)  # type: ignore[arg-type]
     loader.clock = Clock(device)
     with tempfile.TemporaryDirectory() as folder:
-        supervisor = Supervisor(Path(folder), {}, max_loss=1.0, every_steps=10**9, every_minutes=1e9)
+        guard = Guard(Path(folder), max_skipped=0)
+        supervisor = Supervisor(Path(folder), {}, 1.0, every_steps=10**9, every_minutes=1e9, guard=guard)
         metrics = Metrics(Path(folder) / "metrics.csv", options.batch, supervisor)
-        trainer = make_fit_trainer(machine, False, [metrics, supervisor], {"log_every_n_steps": 100})
+        trainer = make_fit_trainer(machine, False, [guard, metrics, supervisor], {"log_every_n_steps": 100})
         supervisor._save = lambda trainer: None  # type: ignore[method-assign]  # theirs saves outside of its loop too
         trainer.fit(module, train_dataloaders=loader)
     return loader.clock.seconds()
@@ -153,7 +155,8 @@ def make_batches(module: CLIPModule, size: int, context: int, pin: bool) -> list
         image = torch.randint(0, 256, (size, 3, height, width), dtype=torch.uint8, generator=generator)
         text = torch.randint(1, 49406, (size, context), generator=generator)
         text[:, -1] = 49407  # end of text: the largest id, where open_clip reads the feature
-        batch = {"image": image, "text": text, "pixels": normalise(image, module.mean.cpu(), module.std.cpu())}
+        pixels = normalise(image, module.mean.cpu(), module.std.cpu())
+        batch = {"image": image, "text": text, "uid": torch.zeros(size, 2, dtype=torch.int64), "pixels": pixels}
         batches.append({name: tensor.pin_memory() if pin else tensor for name, tensor in batch.items()})
     return batches
 

@@ -64,6 +64,7 @@ def parse_run(arguments: list[str], needs_eval: bool = True, trains: bool = True
         truth=settings.truth,
         hub=settings.hub,
         max_loss=settings.max_loss,
+        max_skipped=settings.max_skipped,
         seed=settings.seed_everything,
         selection=selection,
         online=online,

@@ -13,6 +13,7 @@ from clipsift_app.validation import Validation
 from clipsift_common.errors import ClipsiftError
 from selection.settings import Selection
 from training.data import PoolDataModule
+from training.guard import MAX_SKIPPED
 from training.model import CLIPModule
 from training.online import Online
 
@@ -48,6 +49,9 @@ class RunCLI(LightningCLI):
         parser.add_argument("--truth", type=str | None, default=None, help="Parquet of uid and kind, for the report.")
         parser.add_argument("--hub", type=str | None, default=None, help="USER/NAME on the Hub to push the model to.")
         parser.add_argument("--max_loss", type=float, default=0.01, help="Share of samples that may be damaged.")
+        parser.add_argument(
+            "--max_skipped", type=int, default=MAX_SKIPPED, help="Updates in 1,000 that may be not finite, and skipped."
+        )
         parser.add_argument("--selection", type=Selection, default=Selection(), help="Which pairs are kept.")
         parser.add_argument("--online", type=Online | None, default=None, help="Keep the best of each super-batch.")
         parser.add_argument("--evaluation", type=Evaluation, default=Evaluation(), help="Which tasks, by which rules.")

@@ -34,6 +34,8 @@ def check_run(run: RunSettings, needs_eval: bool, trains: bool) -> None:
     check_row(run.published)
     if not 0 <= run.max_loss <= 1:
         raise ClipsiftError(f"max_loss is a share in [0, 1], got {run.max_loss}")
+    if run.max_skipped < 0:
+        raise ClipsiftError(f"max_skipped is a number of updates, 0 or more; got {run.max_skipped}")
     if run.hub is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", run.hub):
         raise ClipsiftError(f"hub: {run.hub} is no USER/NAME")
     if needs_eval and not run.eval:

@@ -58,6 +58,7 @@ class RunSettings:
     truth: str | None
     hub: str | None
     max_loss: float
+    max_skipped: int
     seed: int
     selection: Selection
     online: Online | None

@@ -102,6 +102,7 @@ def run_fit(run: RunSettings, callbacks: Sequence[L.Callback] = ()) -> Path:
         checkpoint_minutes=minutes,
         options=options,
         online=_online(run),
+        max_skipped=run.max_skipped,
     )
     if run.hub:
         logger.info("hub: %s", on_rank_zero(partial(push_model, folder, run.hub)))

@@ -7,22 +7,24 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
+
+from training.guard import Guard
 
 
 class MovingAverage(WeightAveraging):
     """Lightning's averaging, once per step: ``average = decay * average + (1 - decay) * weights``.
 
-    It starts as the weights after the first step.
+    It starts as the weights after the first step, and stays as it is where ``guard`` skips an update.
 
     The average lies on the model's device, is saved with the checkpoint (as its ``state_dict``; the weights that are
     trained are ``current_model_state``) and takes the weights' place when training ends. Buffers are not averaged.
     During training it is the module's ``result``.
     """
 
-    def __init__(self, decay: float) -> None:
+    def __init__(self, decay: float, guard: Guard) -> None:
         super().__init__(use_buffers=False)
-        self._mix = get_ema_multi_avg_fn(decay)
+        self.decay, self.guard = decay, guard
 
     @property
     def _average(self) -> AveragedModel:
@@ -36,6 +38,12 @@ class MovingAverage(WeightAveraging):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         average = self._average.to(pl_module.device)  # made before the model was moved there
         average.n_averaged = average.n_averaged.cpu()  # it is looked at every step; a GPU need not be waited for
+        # The mean as a descent along (average - weights) by a rate of 1 - decay: its kernel heeds a flag on the device.
+        # The weights stand in the place of the gradient, negated by maximize; the decay of weights adds the average.
+        self._parameters = list(average.module.parameters())
+        self._descent = torch.optim.SGD(
+            self._parameters, lr=1 - self.decay, weight_decay=1.0, maximize=True, fused=True
+        )
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -46,15 +54,17 @@ class MovingAverage(WeightAveraging):
 
     @torch.no_grad()
     def _update(self, pl_module: L.LightningModule) -> None:
-        """``AveragedModel.update_parameters``, but that sends the GPU a count that it has no use for."""
-        average = self._average
-        averages: list[torch.Tensor] = list(average.module.parameters())
+        averages: list[torch.Tensor] = list(self._parameters)
         weights: list[torch.Tensor] = list(pl_module.parameters())
-        if average.n_averaged == 0:
+        if self._average.n_averaged == 0:
             torch._foreach_copy_(averages, weights)
         else:
-            self._mix(averages, weights, average.n_averaged)  # type: ignore[arg-type]
-        average.n_averaged += 1
+            for average, weight in zip(averages, weights):
+                average.grad = weight
+            self._descent.found_inf = self.guard.flag  # type: ignore[attr-defined]
+            self._descent.step()
+            self._descent.zero_grad()
+        self._average.n_averaged += 1
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)

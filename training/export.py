@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from clipsift_common.clip import CONFIG_NAME, WEIGHTS_NAME, model_config
+from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import atomic_path, write_json
 
 TORCH_WEIGHTS_NAME = "open_clip_model.pt"
@@ -26,7 +27,15 @@ def export_model(clip: torch.nn.Module, model: str, folder: Path, state: dict[st
         model: its architecture's name or JSON file.
         folder: where to; the config, without which the folder is no model, is written last.
         state: its state with whole tensors (:func:`training.fsdp.full_state`).
+
+    Raises:
+        ClipsiftError: for weights that are not finite; nothing is written.
     """
+    if spoilt := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+        raise ClipsiftError(
+            f"{folder}: not exported, {len(spoilt)} of {len(state)} weights hold values that are not finite (first: "
+            f"{', '.join(spoilt[:3])}); training has diverged: lower model.lr or raise model.warmup, with another out"
+        )
     # Cloned: safetensors refuses tensors that share memory.
     tensors = {name: tensor.clone().contiguous() for name, tensor in state.items()}
     with atomic_path(folder / WEIGHTS_NAME) as temporary:

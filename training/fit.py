@@ -20,6 +20,7 @@ from training.checkpoints import CHECKPOINT_NAME, AtomicCheckpointIO, check_sett
 from training.data import PoolDataModule
 from training.export import export_model
 from training.fsdp import ShardedStrategy, full_state
+from training.guard import MAX_SKIPPED, Guard
 from training.metrics import Metrics
 from training.model import CLIPModule
 from training.online import OnlineSelection
@@ -46,6 +47,7 @@ def fit(
     checkpoint_minutes: float = 15.0,
     options: dict[str, Any] | None = None,
     online: OnlineSelection | None = None,
+    max_skipped: int = MAX_SKIPPED,
 ) -> Path:
     """Train, or continue from ``<out>/training/last.ckpt``, or do nothing when the run is complete.
 
@@ -59,12 +61,14 @@ def fit(
         checkpoint_minutes: and after so many minutes.
         options: more options of the Trainer (``log_every_n_steps``, ``gradient_clip_val``, ``logger`` ...).
         online: chooses each step's samples among more; the data module is told to draw so many.
+        max_skipped: updates that may be skipped since a loss or gradient is not finite (:mod:`training.guard`).
 
     Returns:
         The folder of the exported model.
 
     Raises:
-        ClipsiftError: for data that is damaged beyond ``max_loss``, a checkpoint of other settings, a full disk.
+        ClipsiftError: for data that is damaged beyond ``max_loss``, a run that diverges, a checkpoint of other
+            settings, a full disk.
         Interrupted: after SIGTERM or SIGUSR1, with the state saved.
     """
     folder, options = Path(out) / "training", options or {}
@@ -80,11 +84,13 @@ def fit(
         logger.info("training: %s is complete", folder)
         return folder / "model"
     start = decide(lambda: _checkpoint(folder, settings) if resume else None)
-    supervisor = Supervisor(folder, settings, datamodule.max_loss, checkpoint_steps, checkpoint_minutes)
+    guard = Guard(folder, max_skipped)
+    supervisor = Supervisor(folder, settings, datamodule.max_loss, checkpoint_steps, checkpoint_minutes, guard)
     if decay := module.hparams["ema"]:  # first: whoever looks at a step's weights finds the average of that step
-        options = options | {"callbacks": [MovingAverage(decay), *listed(options.get("callbacks"))]}
+        options = options | {"callbacks": [MovingAverage(decay, guard), *listed(options.get("callbacks"))]}
     # Metrics first: the row of a step is written before its checkpoint, so a resumed run finds it.
     own = [
+        guard,
         Metrics(folder / "metrics.csv", datamodule.global_batch, supervisor),
         supervisor,
         *([online] if online else []),
@@ -190,6 +196,7 @@ def _finish(
         "global_batch": datamodule.global_batch,
         "world_size": world_size,
         "seconds": round(supervisor.seconds, 2),
+        "skipped_updates": len(supervisor.guard.skipped),
         "subset": supervisor.settings["data.subset"],
         "subset_size": len(datamodule.order.rows),
         "weights": file_fingerprint(folder / "model" / WEIGHTS_NAME),

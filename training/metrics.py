@@ -28,10 +28,11 @@ _STUCK_WITHIN = 0.01  # relative distance to ln(global batch), the loss of a mod
 class Metrics(L.Callback):
     """Writes a row every ``log_every_n_steps`` steps of the Trainer, and for the last one.
 
-    ``loss`` is the global batch's, ``learning_rate`` the one the step was made with, ``logit_scale`` exp'd, after the
-    step; ``samples_per_second`` and ``data_wait`` (share of the time in which the ranks waited for data, 0-1) are means
-    since the row before, ``lost`` the samples lost since the start. A resumed run continues after the row of its
-    checkpoint. The rows also go to the Trainer's loggers, if it has any.
+    ``loss`` is the global batch's (``nan`` or ``inf`` where :mod:`training.guard` skips the update), ``learning_rate``
+    the one the step was made with, ``logit_scale`` exp'd, after the step; ``samples_per_second`` and ``data_wait``
+    (share of the time in which the ranks waited for data, 0-1) are means since the row before, ``lost`` the samples
+    lost since the start. A resumed run continues after the row of its checkpoint. The rows also go to the Trainer's
+    loggers, if it has any.
 
     Args:
         path: the CSV file.
@@ -104,7 +105,7 @@ class Metrics(L.Callback):
 
     def _warn_if_stuck(self, trainer: L.Trainer, loss: float, step: int) -> None:
         chance = math.log(self.global_batch)
-        if self._warned or abs(loss - chance) > _STUCK_WITHIN * chance:
+        if self._warned or not abs(loss - chance) <= _STUCK_WITHIN * chance:  # a loss of NaN is another's matter
             self._stuck_since = None
             return
         self._stuck_since = self._stuck_since or step

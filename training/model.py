@@ -8,6 +8,8 @@ from typing import Any, cast
 
 import lightning as L
 import torch
+from lightning.pytorch.plugins import Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch.utils.checkpoint import checkpoint
 
 from clipsift_common.clip import create_clip
@@ -18,7 +20,7 @@ from training.loss import STARTS, Loss, contrastive_loss
 from training.schedule import learning_rate, parameter_groups
 
 MAX_LOG_SCALE = math.log(100)
-_FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")  # where torch.optim.AdamW has a fused kernel
+_FUSED_DEVICES = ("cpu", "cuda", "xpu")  # where AdamW has a fused kernel that can be told to skip an update
 
 
 class CLIPModule(L.LightningModule):
@@ -132,13 +134,22 @@ class CLIPModule(L.LightningModule):
             lr=self.hparams["lr"],
             betas=(self.hparams["beta1"], self.hparams["beta2"]),
             eps=self.hparams["eps"],
-            fused=self._can_fuse(),
+            fused=self.device.type in _FUSED_DEVICES,
         )
 
-    def _can_fuse(self) -> bool:
-        """Whether one kernel may update all weights: where there is one, and Lightning can still clip gradients."""
-        clips = bool(self.trainer.gradient_clip_val) and "mixed" in str(self.trainer.precision)
-        return self.device.type in _FUSED_DEVICES and not clips
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Lightning's, which refuses fused optimizers in mixed precision: a GradScaler's scale must be undone first."""
+        if gradient_clip_val:
+            plugin = self.trainer.precision_plugin
+            if scaler := getattr(plugin, "scaler", None):
+                scaler.unscale_(optimizer)
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val, algorithm)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None

@@ -14,11 +14,13 @@ import torch
 import torch.distributed as dist
 
 from clipsift_common.data_report import DataReport
-from clipsift_common.distributed import gather_objects, waiting_group
+from clipsift_common.distributed import waiting_group
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import write_json
 from training.checkpoints import CHECKPOINT_NAME, AtomicCheckpointIO, stamp_settings
+from training.guard import Guard
 from training.loading.loader import GlobalBatchLoader
+from training.ranks import gather
 
 logger = logging.getLogger("clipsift")
 
@@ -51,18 +53,26 @@ class Supervisor(L.Callback):
         max_loss: share of lost samples above which the run stops, in [0, 1].
         every_steps: save after so many steps.
         every_minutes: and after so many minutes since the last time.
+        guard: of the same run, before this in the list of callbacks. A save waits for a step whose update is made:
+            the weights before a skipped one may be what it was skipped for.
     """
 
     def __init__(
-        self, folder: Path, settings: dict[str, Any], max_loss: float, every_steps: int, every_minutes: float
+        self,
+        folder: Path,
+        settings: dict[str, Any],
+        max_loss: float,
+        every_steps: int,
+        every_minutes: float,
+        guard: Guard,
     ) -> None:
-        self.folder, self.settings, self.max_loss = folder, settings, max_loss
+        self.folder, self.settings, self.max_loss, self.guard = folder, settings, max_loss, guard
         self.every_steps, self.every_minutes = every_steps, every_minutes
         self.interrupted = False
         self.report = DataReport()  # of all ranks, as of the last checkpoint
         self.seconds = 0.0  # of training, over all starts, as of the last checkpoint
         self._earlier: tuple[DataReport, float] = (DataReport(), 0.0)  # from before this start
-        self._signalled = self._save_asked = self._stop_asked = False
+        self._signalled = self._save_due = self._stop_asked = False
         self._handlers: dict[signal.Signals, Any] = {}
 
     # What a checkpoint holds of this callback.
@@ -98,9 +108,10 @@ class Supervisor(L.Callback):
             trainer,
             ["error" in batch, self._signalled, is_time, report.num_lost, report.samples],
         )
-        self._stop_asked, self._save_asked = stop > 0, save > 0
+        self._stop_asked = stop > 0
+        self._save_due |= stop + save > 0
         if failed:
-            errors = _gather(trainer, batch.get("error"))
+            errors = gather(trainer, batch.get("error"))
             raise ClipsiftError(next(error for error in errors if error))
         lost, samples = lost + self._earlier[0].num_lost, samples + self._earlier[0].samples
         is_last = batch_idx + 1 == trainer.num_training_batches
@@ -113,10 +124,12 @@ class Supervisor(L.Callback):
     ) -> None:
         step = batch_idx + 1
         is_last = step == trainer.num_training_batches
-        if is_last or self._save_asked or self._stop_asked or step % self.every_steps == 0:
+        self._save_due |= is_last or step % self.every_steps == 0
+        if self._save_due and (self.guard.settle(trainer, pl_module, is_last) or is_last):
             self._save(trainer)
-        if self._stop_asked and not is_last:
-            self.interrupted = trainer.should_stop = True
+            self._save_due = False
+            if self._stop_asked and not is_last:
+                self.interrupted = trainer.should_stop = True
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._restore_handlers()
@@ -133,7 +146,7 @@ class Supervisor(L.Callback):
 
     def _compare_loaders(self, trainer: L.Trainer) -> None:
         loader = _loader(trainer)
-        seen = _gather(trainer, [loader.total_steps, loader.step, loader.order])
+        seen = gather(trainer, [loader.total_steps, loader.step, loader.order])
         if any(other != seen[0] for other in seen):
             raise ClipsiftError(
                 "the ranks see different data (samples, number of steps or place in the run): "
@@ -146,12 +159,12 @@ class Supervisor(L.Callback):
         trainer.save_checkpoint(self.folder / CHECKPOINT_NAME)
         self._saved = time.monotonic()
         writer = trainer.strategy.checkpoint_io
-        if error := _gather(trainer, writer.error if isinstance(writer, AtomicCheckpointIO) else None)[0]:
+        if error := gather(trainer, writer.error if isinstance(writer, AtomicCheckpointIO) else None)[0]:
             raise ClipsiftError(error)
 
     def _update_report(self, trainer: L.Trainer) -> None:
         self.report = DataReport().merge(self._earlier[0])
-        for part in _gather(trainer, _loader(trainer).report.as_dict()):
+        for part in gather(trainer, _loader(trainer).report.as_dict()):
             self.report.merge(part)
         if trainer.is_global_zero:
             datamodule: Any = getattr(trainer, "datamodule")  # noqa: B009 - Lightning does not declare it
@@ -171,8 +184,3 @@ def _loader(trainer: L.Trainer) -> GlobalBatchLoader:
     loader = trainer.train_dataloader
     assert isinstance(loader, GlobalBatchLoader)
     return loader
-
-
-def _gather(trainer: L.Trainer, value: Any) -> list[Any]:
-    """Every rank's value; this process's alone for a Trainer that runs alone, whatever process group exists."""
-    return gather_objects(value) if trainer.world_size > 1 else [value]

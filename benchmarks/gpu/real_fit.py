@@ -20,6 +20,7 @@ from selection.pool.location import Pool
 from selection.subset import Subset
 from training.data import PoolDataModule
 from training.fit import make_fit_trainer
+from training.guard import Guard
 from training.loading.loader import GlobalBatchLoader
 from training.metrics import Metrics
 from training.model import CLIPModule
@@ -54,12 +55,14 @@ def run(small: bool, folder: Path) -> Iterator[Row]:
         data = PoolDataModule(str(pool), str(out), name, steps * size, size, workers=workers)
         data.use(index, kept)
         module = CLIPModule(name, lr=1e-4, warmup=10, grad_checkpointing=not small)
-        supervisor = Supervisor(out, {}, max_loss=1.0, every_steps=10**9, every_minutes=1e9)
+        guard = Guard(out, max_skipped=0)
+        supervisor = Supervisor(out, {}, max_loss=1.0, every_steps=10**9, every_minutes=1e9, guard=guard)
         metrics = Metrics(out / "metrics.csv", size, supervisor)
         loader = data.train_dataloader()
         data.train_dataloader = lambda: loader  # type: ignore[method-assign]
         extra = [Compare(loader)] if compare else []
-        make_fit_trainer(machine, False, [metrics, supervisor, *extra], {"log_every_n_steps": 10}).fit(module, data)
+        own = [guard, metrics, supervisor, *extra]
+        make_fit_trainer(machine, False, own, {"log_every_n_steps": 10}).fit(module, data)
         return supervisor, loader, extra[0].different if extra else 0
 
     steps = 4 if small else COMPARED

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -24,6 +25,7 @@ from helpers.program import REPOSITORY
 from helpers.simulated_streams import Memory, Stream, Streams
 
 DEVICE = torch.device("cuda", 3)
+QUEUE = 1024  # launches that a CUDA stream takes before the program has to wait for the first
 _META = torch.device("meta")  # what such tensors are to torch's core, which then asks nothing of a driver
 
 _WAITS = {
@@ -105,10 +107,12 @@ class SimulatedGPU(TorchDispatchMode):
         self._devices = _Devices(self)
         # Its tensors are wrapped, and torch knows no wrapped tensors without a version.
         self._no_inference_mode = mock.patch("torch.inference_mode", torch.no_grad)
+        self._events = mock.patch("torch.Event", partial(Event, self))
 
     def __enter__(self) -> SimulatedGPU:
         self._no_inference_mode.start()
         self.streams.patches.start()
+        self._events.start()
         self._devices.__enter__()
         super().__enter__()
         return self
@@ -117,6 +121,7 @@ class SimulatedGPU(TorchDispatchMode):
         super().__exit__(*error)
         self._devices.__exit__(*error)
         self.streams.patches.stop()
+        self._events.stop()
         self._no_inference_mode.stop()
 
     def waits(self, what: str) -> None:
@@ -163,6 +168,21 @@ class SimulatedGPU(TorchDispatchMode):
         blocks = not (kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2]))
         if name in _WAITS or by_mask or (crosses and blocks):
             self.waits(name)
+
+
+class Event:
+    """A place in the GPU's work. To wait for one is none when a whole queue of work has been launched behind it."""
+
+    def __init__(self, gpu: SimulatedGPU, device: torch.device) -> None:
+        assert device == DEVICE
+        self.gpu = gpu
+
+    def record(self) -> None:
+        self.place = len(self.gpu.launches)
+
+    def synchronize(self) -> None:
+        if len(self.gpu.launches) - self.place < QUEUE:
+            self.gpu.waits("synchronize")
 
 
 class _Devices(TorchFunctionMode):

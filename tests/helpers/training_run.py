@@ -97,6 +97,31 @@ class RecordingCLIP(CLIPModule):
         return loss
 
 
+class Faulty(RecordingCLIP):
+    """Steps ``faults`` (from 1) go wrong: ``added`` is added to the loss, whose gradients stay as they are, or a value
+    of one weight's gradient becomes ``spoilt``, before the ranks' gradients meet."""
+
+    faults: Collection[int] = ()
+    added: float | None = None
+    spoilt: float | None = None
+    is_at_fault = False
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        self.clip.visual.proj.register_hook(self._spoil)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        self.is_at_fault = batch_idx + 1 in self.faults
+        return loss + self.added if self.is_at_fault and self.added is not None else loss
+
+    def _spoil(self, gradient: torch.Tensor) -> torch.Tensor:
+        if self.is_at_fault and self.spoilt is not None:
+            gradient = gradient.clone()
+            gradient.view(-1)[-1] = self.spoilt
+        return gradient
+
+
 def save_teacher(workspace: Path, path: Path) -> Path:
     """Weights of a tiny CLIP that is not the one which is trained."""
     torch.save(CLIPModule(str(workspace / "tiny.json"), lr=1.0, warmup=0, seed=7).clip.state_dict(), path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -150,6 +151,25 @@ def test_all_ranks_stop_when_a_shard_is_gone(out: Path) -> None:
     for part in records(out, "gone"):
         assert part["error"][0] == "ClipsiftError"
         assert "00000001.tar" in part["error"][1]
+
+
+@pytest.mark.parametrize("job", ["diverging", "sharded_diverging"])
+def test_both_ranks_skip_and_stop_where_one_has_a_fault(out: Path, one: RecordingCLIP, job: str) -> None:
+    first, second = records(out, job)
+    assert first["error"] == second["error"]
+    assert "3 of the last 6 updates were skipped" in first["error"][1]
+    uids, losses = join([first, second])
+    assert losses[:3] == pytest.approx(one.record["loss"][:3], abs=1e-5)  # the third sees what two updates have made
+    assert losses[3] != pytest.approx(one.record["loss"][3], abs=1e-5)
+    assert all(map(math.isfinite, losses))
+    training = out / job / "training"
+    described = json.loads((training / "diverged.json").read_text())
+    assert [entry["step"] for entry in described] == [3, 5, 6]
+    for entry in described:
+        batch = [f"{high % 2**64:016x}{low % 2**64:016x}" for high, low in uids[entry["step"] - 1]]
+        assert entry["uids"] == batch
+    assert torch.load(training / "last.ckpt", weights_only=True)["global_step"] == 4
+    assert not (training / "model").exists()
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])

@@ -20,13 +20,14 @@ from selection.kernels import logsumexp
 from training import CLIPModule
 from training.averaging import MovingAverage
 from training.fit import make_fit_trainer
+from training.guard import LAG, Guard
 from training.loading.loader import GlobalBatchLoader
 from training.metrics import Metrics
 from training.online import OnlineSelection
 from training.precision import float32_as_open_clip
 from training.supervisor import Supervisor
 
-STEPS, BATCH = 6, 8
+STEPS, BATCH = 6 + LAG, 8  # the guard looks at the first steps
 
 
 class InMemory(Dataset):
@@ -67,9 +68,10 @@ def train(
     online: OnlineSelection | None = None,
 ) -> list[list[str]]:
     """What each step waited for."""
-    supervisor = Supervisor(folder, {}, 1.0, 10**9, 1e9)
+    guard = Guard(folder, max_skipped=0)
+    supervisor = Supervisor(folder, {}, 1.0, 10**9, 1e9, guard)
     supervisor._save = lambda trainer: None  # type: ignore[method-assign]  # a checkpoint must wait
-    own = [Metrics(folder / "metrics.csv", BATCH, supervisor), supervisor, *([online] if online else [])]
+    own = [guard, Metrics(folder / "metrics.csv", BATCH, supervisor), supervisor, *([online] if online else [])]
     batches: Any = InMemory(online.num_drawn if online else BATCH)
     loader = GlobalBatchLoader(batches, STEPS, 0, DEVICE)
     with SimulatedGPU() as gpu:
@@ -77,7 +79,7 @@ def train(
         if online:
             simulated(online.clip.model)
         waits = Waits(gpu)
-        average = [MovingAverage(hyper["ema"])] if "ema" in hyper else []
+        average = [MovingAverage(hyper["ema"], guard)] if "ema" in hyper else []
         machine: dict[str, Any] = on_simulated_gpu() | {"callbacks": average, "log_every_n_steps": 4}
         trainer = make_fit_trainer(Machine("cpu", 1), False, [*own, waits], machine | (options or {}))
         with float32_as_open_clip(DEVICE):
@@ -96,13 +98,16 @@ def train(
         ({"accumulate": 2}, {}),
         ({"loss": "siglip"}, {}),
         ({"grad_checkpointing": True}, {"gradient_clip_val": 1.0}),
+        ({}, {"gradient_clip_val": 1.0, "gradient_clip_algorithm": "value"}),
     ],
 )
 def test_a_step_waits_only_where_it_is_logged(workspace, tmp_path, hyper, options):
     steps = train(workspace, tmp_path, hyper, options)
-    logged = [3, 5]  # the fourth and the last
-    assert {number: waits for number, waits in enumerate(steps[1:], start=1) if waits and number not in logged} == {}
+    logged = [3, 7]  # every fourth
+    waiting = {number for number, waits in enumerate(steps[1:], start=1) if waits}
+    assert waiting == {*logged, STEPS - 1}
     assert all(1 <= len(steps[number]) <= 3 for number in logged)
+    assert len(steps[-1]) <= 4 + LAG  # it is logged, and before its checkpoint the guard looks at all that is left
 
 
 @pytest.mark.parametrize(

@@ -18,12 +18,13 @@ from clipsift_common.distributed import rank
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.launch import launch
 from clipsift_common.machine import Machine
-from helpers.training_run import FailAt, RecordingCLIP, data_options, make_online, train_golden, write_pool
+from helpers.training_run import FailAt, Faulty, RecordingCLIP, data_options, make_online, train_golden, write_pool
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
 from selection.subset import Subset
 from training.data import PoolDataModule
 from training.fit import fit
+from training.guard import MAX_SKIPPED
 from training.online import OnlineSelection
 
 LOG_ALL = {"log_every_n_steps": 1}
@@ -41,14 +42,17 @@ def main(workspace: Path, out: Path, golden: Path | None) -> None:
         hyper: dict[str, Any] | None = None,
         online: OnlineSelection | None = None,
         strategy: str = "auto",
+        kind: type[RecordingCLIP] = RecordingCLIP,
+        max_skipped: int = MAX_SKIPPED,
         **changes: Any,
     ) -> dict[str, Any]:
-        module = RecordingCLIP(str(workspace / "tiny.json"), **(hyper or {}))
+        module = kind(str(workspace / "tiny.json"), **(hyper or {}))
         data = PoolDataModule(**data_options(workspace, out / name) | {"workers": workers} | changes)
         options = LOG_ALL | ({} if failing is None else {"callbacks": [FailAt(failing)]})
         try:
             where = replace(machine, strategy=strategy)
-            fit(module, data, out / name, where, checkpoint_steps=every, options=options, online=online)
+            how = {"options": options, "online": online, "max_skipped": max_skipped}
+            fit(module, data, out / name, where, checkpoint_steps=every, **how)
         except (ClipsiftError, ZeroDivisionError) as error:
             module.record["error"] = [type(error).__name__, str(error)]
         return module.record
@@ -69,6 +73,20 @@ def main(workspace: Path, out: Path, golden: Path | None) -> None:
         torch.distributed.barrier()
         changes = {"pool": str(out / "broken_pool"), "cache": str(out / "broken_cache")}
         return train("broken", max_loss=0.02, **changes)
+
+    def diverging(name: str, strategy: str) -> dict[str, Any]:
+        """At steps 3, 5 and 6 rank 1 alone has an infinity: in its gradient of a weight, or in its shard of one."""
+
+        class Diverging(Faulty):
+            faults, spoilt = ((3, 5, 6) if rank() else ()), float("inf")
+
+            def on_after_backward(self) -> None:
+                if strategy == "fsdp":
+                    weight = self.clip.get_parameter("visual.conv1.weight")
+                    shard = weight.grad.to_local()  # type: ignore[union-attr]
+                    shard.copy_(self._spoil(shard))
+
+        return train(name, kind=Diverging, max_skipped=2, strategy=strategy)
 
     def gone() -> dict[str, Any]:
         """A shard vanishes after the index was built."""
@@ -117,6 +135,8 @@ def main(workspace: Path, out: Path, golden: Path | None) -> None:
         "alone": alone,
         "broken": broken,
         "gone": gone,
+        "diverging": lambda: diverging("diverging", "auto"),
+        "sharded_diverging": lambda: diverging("sharded_diverging", "fsdp"),
     }
     if golden is not None:
         for pieces in (1, 4):
