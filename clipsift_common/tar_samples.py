@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
-from clipsift_common.tars import Member, TarError, TrailingData, Window, members
+from clipsift_common.tars import Member, TarError, TrailingData, Window, members, next_header
 
 _MEMBER = re.compile(r"^((?:.*/)?[^./][^.]*)\.([^/]*)$")  # webdataset's key and extension
 
@@ -27,7 +27,7 @@ class TarSample:
 
 
 class TarReader:
-    """Iterates over a tar's samples, in its order. Stops where the tar stops being readable.
+    """Iterates over a tar's samples, in its order. Behind damage it looks for the next header.
 
     Args:
         handle: the open, seekable tar.
@@ -35,8 +35,9 @@ class TarReader:
 
     Attributes:
         size: of the file, in bytes. A tar of 0 bytes has no samples and is not called truncated.
-        truncated: why and at which offset the tar ended early; empty when it did not (or not yet). The sample that a
-            truncation may have cut in two is not given; it is the ``last_run``.
+        truncated: why and at which offset the tar could not be read on, the first time; empty when it was not damaged
+            (or not yet). Where nothing came behind, the sample that was cut in two is not given; it is ``last_run``.
+        num_damages: how often it could not be read on; ``is_cut``: nothing came behind the last time.
         trailing: what lies behind the archive and is none, and at which offset; empty when nothing does.
         last_key: of the last member.
     """
@@ -45,6 +46,8 @@ class TarReader:
         self._window, self._wanted = Window(handle), frozenset(wanted)
         self.size = handle.seek(0, io.SEEK_END)
         self.truncated = self.trailing = ""
+        self.num_damages = 0
+        self.is_cut = False
         self.last_key = ""
         self.last_run: TarSample | None = None
 
@@ -61,19 +64,29 @@ class TarReader:
             sample = sample or TarSample(key)
             self.last_key = key
             (sample.parts if extension in self._wanted else sample.others)[extension] = member
-        if sample is not None and self.truncated:
+        if sample is not None and self.is_cut:
             self.last_run = sample
         elif sample is not None:
             yield sample
 
     def _members(self) -> Iterator[Member]:
-        try:
-            if self.size:
-                yield from members(self._window, self.size)
-        except TrailingData as error:
-            self.trailing = str(error)
-        except (TarError, OSError) as error:
-            self.truncated = str(error)
+        start: int | None = 0 if self.size else None
+        while start is not None:
+            try:
+                yield from members(self._window, self.size, start)
+                return
+            except (TarError, OSError) as error:
+                at = error.offset + 1 if isinstance(error, TarError) else self.size
+                start = next_header(self._window, at, self.size)
+                if isinstance(error, TrailingData) and start is None:
+                    self.trailing = str(error)
+                    return
+                self._damaged(error)
+                self.is_cut = start is None
+
+    def _damaged(self, error: Exception) -> None:
+        self.truncated = self.truncated or f"{error}, behind {self.last_key or 'the beginning'}"
+        self.num_damages += 1
 
     def read(self, member: Member, limit: int | None = None) -> bytes:
         """A member's content, or the first ``limit`` bytes of it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from typing import IO, NamedTuple
@@ -17,6 +18,9 @@ _WINDOW = 16 * BLOCK  # read at a time: with pictures between, most often a capt
 _ADLER = 65521  # zlib.adler32's lower half is 1 + the sum of the bytes, modulo this
 _MAX_EXTENSION = 1 << 20  # bytes of a long name or pax record; a larger one is no name
 _ZEROS = bytes(BLOCK)
+
+_MAGIC, _MAGIC_AT = b"ustar", 257
+_SEARCHED = 1 << 20  # bytes that are looked through for the next header at a time
 
 _FILES = frozenset(b"07\0")
 _WITHOUT_DATA = frozenset(b"123456")  # links, devices, folders, pipes: a size in their header means nothing
@@ -69,14 +73,16 @@ class Window:
         return self._handle.read(size)
 
 
-def members(window: Window, size: int) -> Iterator[Member]:
+def members(window: Window, size: int, start: int = 0) -> Iterator[Member]:
     """The regular files of a tar of ``size`` bytes, in its order; of several that were joined by ``cat``, all.
+
+    Begins at the header at ``start``, behind damage when that is not 0.
 
     Raises:
         TarError: where the tar stops being one: cut short, overwritten, without the zeros that end it.
         TrailingData: when all members were given, and something else lies behind them.
     """
-    position, name, has_ended = 0, None, False
+    position, name, has_ended = start, None, False
     settings: dict[str, bytes] = {}  # of pax headers that hold for all members
     own: dict[str, bytes] = {}  # and for the next one
     while True:
@@ -100,6 +106,10 @@ def members(window: Window, size: int) -> Iterator[Member]:
             raise TarError(position, f"{name or _name(header)} ends after the file does")
         next_header = start + -(-length // BLOCK) * BLOCK
         if kind in _FILES:
+            if "sparse" in own:
+                raise TarError(position, "a sparse file, whose bytes do not lie in one piece")
+            if start and position == start and header[99]:
+                raise TarError(position, "the end of its name may have been lost")
             if name is None:
                 name = own["path"].decode(errors="surrogateescape") if "path" in own else _name(header)
             if name.endswith("/"):  # a folder, as V7 wrote it
@@ -117,6 +127,22 @@ def members(window: Window, size: int) -> Iterator[Member]:
         elif kind != _LONG_LINK:
             name, own = None, {}
         position = next_header
+
+
+def next_header(window: Window, position: int, size: int) -> int | None:
+    """Where the next header lies at or behind ``position``, at any byte; None when there is none.
+
+    One of before POSIX, which has no magic word, is not looked for.
+    """
+    at = position
+    while at < size:
+        piece = window.read(at, _SEARCHED)
+        for found in re.finditer(_MAGIC, piece):
+            header = at + found.start() - _MAGIC_AT
+            if header >= position and _is_header(window.read(header, BLOCK)):
+                return header
+        at += max(1, len(piece) - len(_MAGIC))
+    return None
 
 
 def _behind_zeros(window: Window, position: int) -> int:
@@ -186,11 +212,9 @@ def _records(data: bytes, position: int) -> dict[str, bytes]:
             raise TarError(position, "a damaged pax header") from error
         if length < 5 or at + length > len(data):
             raise TarError(position, "a damaged pax header")
-        if key.startswith(b"GNU.sparse."):
-            raise TarError(position, "a sparse file, whose bytes do not lie in one piece")
-        records[key.decode(errors="replace")] = value
+        records["sparse" if key.startswith(b"GNU.sparse.") else key.decode(errors="replace")] = value
         at += length
-    return {key: records[key] for key in ("path", "size") if key in records}
+    return {key: records[key] for key in ("path", "size", "sparse") if key in records}
 
 
 def _pax_size(settings: dict[str, bytes], stated: int, position: int) -> int:

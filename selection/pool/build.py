@@ -21,7 +21,7 @@ from selection.pool.shard_cache import ShardCache, is_cached
 from selection.pool.suffixes import STATS, shard_suffix, without_suffix
 from selection.uids import format_uids, sort_key
 
-FORMAT = 3  # of the files; those of another one are made anew
+FORMAT = 4  # of the files; those of another one are made anew
 
 
 def build_index(pool: Pool, stamps: list[Stamp], folder: Path, target: Path, workers: int, cache: ShardCache) -> None:

@@ -114,7 +114,7 @@ class PoolIndex:
         index.report.merge(left_out)
         index.report.check(max_loss)
         if not len(index):
-            raise ClipsiftError(f"pool: {pool.location} has no usable sample ({dict(index.report.lost)})")
+            raise ClipsiftError(f"pool: {pool.location} has no usable sample ({dict(index.report.lost)}); get it again")
         return index
 
     def __len__(self) -> int:

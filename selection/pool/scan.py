@@ -76,9 +76,13 @@ def is_whole(sample: TarSample) -> bool:
 
 
 def _count_missing(reader: TarReader, expected: int | None, shard: Shard, report: DataReport) -> None:
-    promised = expected is not None and report.samples < expected
-    if reader.truncated or (promised and report.samples):
-        missing = max(1, (expected or 0) - report.samples)
+    beside = sum(report.lost[cause] for cause in ("missing_image", "missing_caption", "truncated_tar"))
+    missing = max(reader.num_damages - beside, int(reader.is_cut))
+    if reader.truncated or report.samples:
+        missing = max(missing, (expected or 0) - report.samples)
+    if reader.truncated and not missing:
+        report.ignore("damage", shard.name, reader.last_key, reader.truncated)
+    if missing > 0:
         report.samples += missing
         reason = reader.truncated or f"the stats file promises {expected} samples"
         report.lose("truncated_tar", shard.name, reader.last_key, reason, count=missing)

@@ -137,17 +137,64 @@ def test_a_tar_cut_between_members_is_noticed_too(tmp_path: Path) -> None:
     assert index.report.samples == 10
 
 
-def test_a_garbled_header_ends_the_tar_loudly(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("member", "cause"), [(12, "missing_image"), (13, "missing_caption"), (14, "truncated_tar")])
+def test_a_garbled_header_costs_its_sample_alone(tmp_path: Path, member: int, cause: str) -> None:
     root = write_pool(tmp_path / "pool", {"0": 8, "1": 2})
     tar = root / "shards" / "0.tar"
     with tarfile.open(tar) as whole:
-        header = whole.getmembers()[12].offset
+        header = whole.getmembers()[member].offset
     data = bytearray(tar.read_bytes())
     data[header : header + 512] = b"x" * 512
     tar.write_bytes(data)
     index = build(root, tmp_path / "cache")
-    assert dict(index.report.lost) == {"truncated_tar": 1}
-    assert len(index) == 4 + 2  # the fourth sample, whole, came last before the damage
+    assert dict(index.report.lost) == {cause: 1}
+    assert index.report.examples[cause][0]["key"] == "00004"
+    assert sorted(index.uids["f1"].tolist()) == [1, 2, 3, 4, 6, 7, 8, 9, 10]
+
+
+@pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("block", [0, 1])
+def test_a_name_whose_end_is_lost_makes_no_sample(tmp_path: Path, format: int, block: int) -> None:
+    """Two names that begin alike would be one. Lost is the header that holds a long name, or the name itself."""
+    keys = ["x" * 105 + str(number) for number in range(4)]
+    members = [member for number, key in enumerate(keys, start=1) for member in sample(key, number)]
+    tar = write_tar(tmp_path / "pool" / "0.tar", members, format)
+    data = bytearray(tar.read_bytes())
+    with tarfile.open(tar) as whole:
+        start = whole.getmembers()[6].offset  # the third sample's picture
+    data[start + 512 * block : start + 512 * (block + 1)] = b"!" * 512
+    tar.write_bytes(data)
+    index = build(tmp_path / "pool", tmp_path / "cache")
+    assert sorted(index.uids["f1"].tolist()) == [1, 2, 4]
+    assert index.report.num_lost == 1
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_zeros_in_place_of_headers_are_no_end(tmp_path: Path, blocks: int) -> None:
+    root = write_pool(tmp_path / "pool", {"0": 8})
+    tar = root / "shards" / "0.tar"
+    with tarfile.open(tar) as whole:
+        start = whole.getmembers()[10].offset  # the fourth sample's caption, which is one block
+    data = bytearray(tar.read_bytes())
+    data[start : start + 512 * blocks] = bytes(512 * blocks)
+    tar.write_bytes(data)
+    index = build(root, tmp_path / "cache")
+    assert sorted(index.uids["f1"].tolist()) == [1, 2, 3, 5, 6, 7, 8]
+    assert index.report.num_lost == 1
+
+
+@pytest.mark.parametrize("shift", [-100, 1, 700])
+def test_behind_bytes_that_are_gone_or_too_many_the_next_header_is_found(tmp_path: Path, shift: int) -> None:
+    """At whatever byte it lies."""
+    root = write_pool(tmp_path / "pool", {"0": 8})
+    tar = root / "shards" / "0.tar"
+    with tarfile.open(tar) as whole:
+        at = whole.getmembers()[9].offset_data + 200  # in the fourth sample's picture
+    data = tar.read_bytes()
+    tar.write_bytes(data[:at] + b"z" * max(shift, 0) + data[at + max(-shift, 0) :])
+    index = build(root, tmp_path / "cache")
+    assert set(index.uids["f1"].tolist()) >= {1, 2, 3, 5, 6, 7, 8}
+    assert index.report.num_lost == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 10240], ids=["no bytes", "no members"])
