@@ -50,7 +50,9 @@ class Subset:
         if not uids.dtype.isnative and uids.dtype.newbyteorder("=") == UID_DTYPE:
             uids = uids.astype(UID_DTYPE)
         if uids.dtype != UID_DTYPE or uids.ndim != 1:
-            raise ClipsiftError(f"subset: {path} holds {uids.ndim}-D {uids.dtype}, not 1-D u8,u8")
+            raise ClipsiftError(
+                f"subset: {path} holds {uids.ndim}-D {uids.dtype}, not 1-D u8,u8; make it an array of that"
+            )
         return cls.of_sorted(uids) if is_sorted(uids) else cls(uids)
 
     @classmethod
@@ -125,8 +127,8 @@ def _mapped(path: Path) -> np.ndarray:
         if path.stat().st_size % UID_DTYPE.itemsize:
             raise ValueError(f"its size is no multiple of {UID_DTYPE.itemsize} bytes")
         return np.memmap(path, UID_DTYPE, "r") if path.stat().st_size else np.empty(0, UID_DTYPE)
-    except (ValueError, OSError, EOFError) as error:
-        raise ClipsiftError(f"subset: {path} is no .npy file of uids ({first_line(error)})") from error
+    except (ValueError, OSError, EOFError, OverflowError) as error:  # overflow: of a damaged header's size
+        raise ClipsiftError(f"subset: {path} is no .npy file of uids ({first_line(error)}); get it again") from error
 
 
 def _is_text(path: Path) -> bool:
@@ -153,6 +155,6 @@ def _from_lines(path: Path) -> np.ndarray:
     wrong = next(((number, text) for number, text in lines if not is_uid(text)), None)
     if wrong:
         raise ClipsiftError(
-            f"subset: {path} line {wrong[0]}: {wrong[1][:60]!r} is no uid; one of 32 hex characters a line"
+            f"subset: {path} line {wrong[0]}: {wrong[1][:60]!r} is no uid; give one of 32 hex characters a line"
         )
     return parse_uids([text for _, text in lines])

@@ -82,7 +82,7 @@ def _as_strings(array: pa.Array, first_row: int) -> pa.Array:
 
 def _no_uid(texts: Sequence[object], first_row: int) -> ClipsiftError:
     row, text = next((row, text) for row, text in enumerate(texts) if not is_uid(text))
-    return ClipsiftError(f"row {first_row + row}: uid {text!r} is not {UID_WIDTH} hex characters")
+    return ClipsiftError(f"row {first_row + row}: uid {text!r} is not {UID_WIDTH} hex characters; give each row one")
 
 
 def is_uid(text: object) -> bool:

@@ -114,7 +114,7 @@ class FeatureFile:
         names = parquet.schema_arrow.names
         if names.count(name) != 1:
             many = "no column" if name not in names else f"{names.count(name)} columns named"
-            raise ClipsiftError(f"{self.path}: has {many} {name} (it has {', '.join(names)})")
+            raise ClipsiftError(f"{self.path}: has {many} {name} (it has {', '.join(names)}); make it have one")
         try:
             return parquet.read([name]).column(0)
         except (OSError, pa.ArrowException) as error:
@@ -132,15 +132,17 @@ class FeatureFile:
         try:
             return pq.ParquetFile(fsspec.open(self.path, "rb").open(), page_checksum_verification=True)
         except (OSError, pa.ArrowException) as error:
-            raise ClipsiftError(f"{self.path}: is no parquet file ({first_line(error)})") from error
+            raise ClipsiftError(f"{self.path}: is no parquet file ({first_line(error)}); get it again") from error
 
     def _array(self, tower: str) -> np.ndarray:
         path, key = self.npz, f"{self.name}_{tower}"
         values = native(read_array(path, key))
         if values.ndim != 2 or not np.issubdtype(values.dtype, np.floating):
-            raise ClipsiftError(f"{path}: {key} is {values.ndim}-D {values.dtype}, not a 2-D array of floats")
+            raise ClipsiftError(
+                f"{path}: {key} is {values.ndim}-D {values.dtype}, not a 2-D array of floats; make it again"
+            )
         if len(values) != self.num_rows():
-            raise ClipsiftError(f"{path}: {key} has {len(values)} rows, its parquet {self.num_rows()}")
+            raise ClipsiftError(f"{path}: {key} has {len(values)} rows, its parquet {self.num_rows()}; get both again")
         return values
 
 

@@ -36,7 +36,7 @@ def read_array(path: str, key: str) -> np.ndarray:
                 return _mapped(path, member)
             return np.lib.format.read_array(io.BytesIO(archive.read(member)), allow_pickle=False)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ClipsiftError(f"{path}: features cannot be read ({first_line(error)})") from error
+        raise ClipsiftError(f"{path}: features cannot be read ({first_line(error)}); get them again") from error
 
 
 def checksums(path: str, keys: list[str]) -> list[tuple[int, int]]:
@@ -48,14 +48,14 @@ def checksums(path: str, keys: list[str]) -> list[tuple[int, int]]:
         with fsspec.open(path, "rb") as handle, zipfile.ZipFile(handle) as archive:
             members = [_member(path, archive, key) for key in keys]
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ClipsiftError(f"{path}: features cannot be read ({first_line(error)})") from error
+        raise ClipsiftError(f"{path}: features cannot be read ({first_line(error)}); get them again") from error
     return [(member.CRC, member.file_size) for member in members]
 
 
 def _member(path: str, archive: zipfile.ZipFile, key: str) -> zipfile.ZipInfo:
     names = [name.removesuffix(".npy") for name in archive.namelist()]
     if key not in names:
-        raise ClipsiftError(f"{path}: has no array {key} (it has {', '.join(names)})")
+        raise ClipsiftError(f"{path}: has no array {key} (it has {', '.join(names) or 'none'}); give a name it has")
     return archive.getinfo(f"{key}.npy")
 
 

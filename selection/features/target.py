@@ -98,7 +98,9 @@ def _from_file(path: Path, name: str | None) -> np.ndarray:
     except _UNREADABLE as error:
         raise ClipsiftError(f"target: {path} cannot be read ({first_line(error)}); make or fetch it again") from error
     if loaded.ndim != 2 or not np.issubdtype(loaded.dtype, np.floating):
-        raise ClipsiftError(f"target: {path} is {loaded.ndim}-D {loaded.dtype}, not (images, features) of floats")
+        raise ClipsiftError(
+            f"target: {path} is {loaded.ndim}-D {loaded.dtype}, not (images, features) of floats; make it again"
+        )
     return native(loaded)
 
 
@@ -109,7 +111,9 @@ def _numpy_file(path: Path, name: str | None) -> np.ndarray:
     with loaded:
         key = f"{name}_img" if f"{name}_img" in loaded.files or not loaded.files else loaded.files[0]
         if key != f"{name}_img" and len(loaded.files) > 1:
-            raise ClipsiftError(f"target: {path} has no array {name}_img (it has {', '.join(loaded.files)})")
+            raise ClipsiftError(
+                f"target: {path} has no array {name}_img (it has {', '.join(loaded.files)}); give one that has"
+            )
         return loaded[key]
 
 

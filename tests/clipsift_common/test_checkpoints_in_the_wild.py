@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from clipsift_common.clip import create_clip, load_clip
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.pretrained import hub
+from helpers.mutations import Trap
 from helpers.tiny_clip import ARCHITECTURE, write_architecture
 
 State = dict[str, torch.Tensor]
@@ -99,16 +100,6 @@ def test_what_could_only_be_unpickled_is_named_with_the_remedy(
     torch.save(checkpoint, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
     with pytest.raises(ClipsiftError, match=rf"a\.pt: holds a {named}.* beside weights.*save its weights alone"):
         load_clip(model, str(tmp_path / "a.pt"))
-
-
-class Trap:
-    """Unpickled, it would make a file."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return open, (str(self.place), "w")
 
 
 @pytest.mark.parametrize("form", ["plain", "zip", "old"])

@@ -196,3 +196,15 @@ def test_a_subset_file_that_is_cut_off_empty_or_pickled_is_named(tmp_path: Path)
     for name in ("empty", "short", "header", "pickled"):
         with pytest.raises(ClipsiftError, match=rf"{name}\.npy is no \.npy file of uids"):
             Subset.load(tmp_path / f"{name}.npy")
+
+
+@pytest.mark.parametrize("count", [1 << 60, (1 << 60) + 1, (1 << 63) - 1])
+def test_a_header_that_promises_more_than_there_can_be_is_named(tmp_path: Path, count: int) -> None:
+    """Its size in bytes, reckoned in 64 bits, wraps around."""
+    with open(tmp_path / "huge.npy", "wb") as handle:
+        np.lib.format.write_array_header_1_0(
+            handle, {"descr": UID_DTYPE.descr, "fortran_order": False, "shape": (count,)}
+        )
+        handle.write(bytes(64))
+    with pytest.raises(ClipsiftError, match=r"huge\.npy is no \.npy file of uids .*; get it again"):
+        Subset.load(tmp_path / "huge.npy")

@@ -11,6 +11,7 @@ from clipsift_common.clip import LoadedCLIP, create_clip, evaluation_transform, 
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.images import decode_image
 from evaluation import TASKS
+from helpers.mutations import Trap
 from helpers.pictures import picture
 from helpers.program import REPOSITORY
 from helpers.tars import write_tar
@@ -105,16 +106,6 @@ def test_one_set_becomes_one_file(data: Path, clip: LoadedCLIP, tmp_path: Path) 
         embed_target("two", data, other, tmp_path / "out.npy", CPU)
 
 
-class Bad:
-    """Leaves a mark when it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple:
-        return Path.touch, (self.mark,)
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("wrap", [lambda rows: rows, lambda rows: {"features": rows}])
 def test_files_of_torch_are_targets(tmp_path: Path, dtype: torch.dtype, wrap: Callable[[torch.Tensor], object]) -> None:
@@ -127,7 +118,11 @@ def test_files_of_torch_are_targets(tmp_path: Path, dtype: torch.dtype, wrap: Ca
 
 def test_a_file_of_torch_that_is_no_tensor_is_refused_and_never_run(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
-    for name, content in {"bad": Bad(mark), "two": {"a": torch.ones(1, 2), "b": torch.ones(1, 2)}, "word": "x"}.items():
+    for name, content in {
+        "bad": Trap(mark),
+        "two": {"a": torch.ones(1, 2), "b": torch.ones(1, 2)},
+        "word": "x",
+    }.items():
         torch.save(content, tmp_path / f"{name}.pt")
         with pytest.raises(ClipsiftError, match=rf"{name}\.pt cannot be read"):
             load_target(str(tmp_path / f"{name}.pt"), None, "l14", tmp_path, CPU)
