@@ -19,6 +19,7 @@ from clipsift_common.files import array_fingerprint, read_json
 from clipsift_common.images import MAX_PIXELS
 from selection.pool.index import SHARD_CACHE_GB, PoolIndex
 from selection.pool.location import Pool, Shard
+from selection.pool.packed import unpack_command
 from selection.subset import Subset
 from training.loading.loader import CPU, GlobalBatchLoader, StepDataset
 from training.loading.order import SampleOrder
@@ -211,15 +212,7 @@ class PoolDataModule(L.LightningDataModule):
         index.by_ranges = not window and index.is_streamed
         if index.by_ranges and any(shard.url.startswith("pipe:") for shard in index.shards):
             raise ClipsiftError("data.shuffle_window: 0 reads samples one by one, which a pipe: cannot; take 1 or more")
-        needed = sum(sorted(index.cached_sizes())[-2 * window :])
-        if needed > index.cache.limit:
-            what, remedy = f"two windows of {window} shards are", "lower data.shuffle_window"
-            if not window:
-                what, remedy = "all shards together, unpacked, are", f"set data.shuffle_window: {REMOTE_WINDOW}"
-            raise ClipsiftError(
-                f"data.shard_cache_gb: {what} up to {needed / 1e9:.2f} GB, above "
-                f"{index.cache.limit / 1e9:.2f}; raise it, or {remedy}"
-            )
+        _check_cache(index, window)
         return window
 
     def _announce(self, num_rows: int, num_wanted: int) -> None:
@@ -250,6 +243,20 @@ class PoolDataModule(L.LightningDataModule):
         device = trainer.strategy.root_device if trainer else CPU
         self.loader = GlobalBatchLoader(dataset, self.total_steps, self.workers, device, self.stall_seconds)
         return self.loader
+
+
+def _check_cache(index: PoolIndex, window: int) -> None:
+    """Refuse a cache that cannot hold what is read at a time: two windows, or without windows all that is in it."""
+    needed = sum(sorted(index.cached_sizes())[-2 * window :])
+    if needed <= index.cache.limit:
+        return
+    what, helps = f"two windows of {window} shards are", "or lower data.shuffle_window"
+    if not window:
+        commands = [command for shard in index.shards if (command := unpack_command(shard.url))]
+        unpacking = f"unpack them ({commands[0]} ...), " if commands else ""
+        what, helps = "all shards together, unpacked, are", f"{unpacking}or set data.shuffle_window: {REMOTE_WINDOW}"
+    text = f"{what} up to {needed / 1e9:.2f} GB, above {index.cache.limit / 1e9:.2f}; raise it, {helps}"
+    raise ClipsiftError(f"data.shard_cache_gb: {text}")
 
 
 def shard_weights(shards: list[Shard], weights: dict[str, float]) -> np.ndarray:

@@ -14,11 +14,12 @@ from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import array_fingerprint, atomic_path, read_json, write_json
 from clipsift_common.progress import Progress
 from selection.pool.location import Pool, Shard
+from selection.pool.packed import is_parquet
 from selection.pool.promises import promised
 from selection.pool.remote import Stamp
 from selection.pool.scan import ROW_DTYPE, scan_tar
 from selection.pool.shard_cache import ShardCache, is_cached
-from selection.pool.suffixes import STATS, shard_suffix, without_suffix
+from selection.pool.suffixes import STATS, without_suffix
 from selection.uids import format_uids, sort_key
 
 FORMAT = 4  # of the files; those of another one are made anew
@@ -72,10 +73,12 @@ class _ShardScans(torch.utils.data.Dataset):
 
 
 def _expected(shard: Shard) -> int | None:
-    """How many samples img2dataset wrote into the shard, from the file beside it that says so."""
+    """How many samples the shard holds by what says so, a file beside it or the parquet itself."""
     if shard.promise is not None:
         return promised(shard.promise) if shard.promise else None
-    return promised(without_suffix(shard.url) + STATS) if shard_suffix(shard.url) else None  # else it is a command
+    if shard.url.startswith("pipe:"):
+        return None
+    return promised(shard.url if is_parquet(shard.url) else without_suffix(shard.url) + STATS)
 
 
 def _scan_shards(pool: Pool, stamps: list[Stamp], folder: Path, workers: int, cache: ShardCache) -> None:

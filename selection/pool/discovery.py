@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 from braceexpand import braceexpand
 from fsspec.implementations.local import LocalFileSystem
 
@@ -19,6 +17,7 @@ from clipsift_common.files import fingerprint
 from selection.pool.left_out import LeftOut
 from selection.pool.listing import list_files
 from selection.pool.names import Place
+from selection.pool.parquet_columns import columns_of, find_columns, kind_of
 from selection.pool.patterns import expand
 from selection.pool.suffixes import shard_suffix, without_suffix
 from selection.pool.survey import Survey, classify
@@ -97,18 +96,19 @@ def _located(fs: fsspec.AbstractFileSystem, root: str, survey: Survey, looked: b
     def place(path: str, name: str) -> Place:
         return Place(url(path), name.replace("/", "_"), path, location)
 
-    with_uids = _have_uids([url(path) for path in survey.unsure])
-    metadata = [*survey.metadata, *(path for path, has in zip(survey.unsure, with_uids) if has)]
+    parquets = _sorted_parquets(survey, url)
+    metadata = [*survey.metadata, *parquets["metadata"]]
     left_out = [
         replace(left, path=url(left.path), promise=left.promise and url(left.promise)) for left in survey.left_out
     ]
-    left_out += [LeftOut(url(path), "other_parquet") for path, has in zip(survey.unsure, with_uids) if not has]
+    left_out += [LeftOut(url(path), "other_parquet") for path in parquets["other"]]
+    promises = survey.shards | {path: path for path in parquets["shards"]}
     shards = [
         replace(
             place(path, without_suffix(path.removeprefix(_SHARDS))),
             promise=url(promise) if promise else "" if looked else None,
         )
-        for path, promise in survey.shards.items()
+        for path, promise in (sorted(promises.items()) if looked else promises.items())
     ]
     return Found(
         shards,
@@ -121,18 +121,23 @@ def _located(fs: fsspec.AbstractFileSystem, root: str, survey: Survey, looked: b
     )
 
 
-def _have_uids(urls: Sequence[str]) -> list[bool]:
+def _sorted_parquets(survey: Survey, url: Callable[[str], str]) -> dict[str, list[str]]:
+    """The parquet files that are ``shards``, with pictures, ``metadata``, or ``other``, by their columns.
+
+    One that is damaged goes with those around it: whoever reads it will say so.
+    """
     with ThreadPoolExecutor(_READERS) as readers:
-        return list(readers.map(_has_uids, urls))
-
-
-def _has_uids(url: str) -> bool:
-    """Whether a parquet has a column of uids; also of one that is damaged, which whoever reads it will say."""
-    try:
-        with fsspec.open(url, "rb") as handle:
-            return "uid" in pq.read_schema(handle).names
-    except (OSError, pa.ArrowException):
-        return True
+        columns = list(readers.map(lambda path: columns_of(url(path)), survey.unsure))
+    kinds = [kind_of(schema) for schema in columns]
+    if set(kinds) == {"other"} and not survey.shards and not survey.metadata:
+        find_columns(columns[0], url(survey.unsure[0]))  # which says what is missing
+    uids = "other" if survey.shards or "pictures" in kinds else "metadata"
+    damaged = "shards" if "pictures" in kinds else uids
+    family = {"pictures": "shards", "uids": uids, "damaged": damaged, "other": "other"}
+    found: dict[str, list[str]] = {"shards": [], "metadata": [], "other": []}
+    for path, kind in zip(survey.unsure, kinds):
+        found[family[kind]].append(path)
+    return found
 
 
 def _name_of_command(command: str) -> str:

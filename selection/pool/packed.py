@@ -10,9 +10,11 @@ from fsspec.compression import compr
 
 from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.tars import BLOCK
+from selection.pool.parquet_images import write_tar
 
 logger = logging.getLogger("clipsift")
 
+_PARQUET = "parquet"
 _KINDS = {  # the end of a name -> fsspec's word for the compression
     ".tar.gz": "gzip",
     ".tgz": "gzip",
@@ -24,8 +26,10 @@ _KINDS = {  # the end of a name -> fsspec's word for the compression
     ".tar.xz": "xz",
     ".txz": "xz",
 }
+SHARD_SUFFIXES = (".tar", *_KINDS)  # of two forms of one shard in a folder the first of these is read
+PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
+_KINDS |= dict.fromkeys(PARQUET_SUFFIXES, _PARQUET)  # those with pictures
 _PACKED = tuple(_KINDS)
-SHARD_SUFFIXES = (".tar", *_PACKED)  # of two forms of one shard in a folder the first of these is read
 _COMMANDS = {"gzip": "gunzip", "zstd": "zstd -d --rm", "bz2": "bunzip2", "xz": "unxz"}
 _INSTALL = {"zstd": "pip install 'clipsift[zstd]'"} | dict.fromkeys(("bz2", "xz"), "Python was built without it")
 _BEHIND_THE_END = ("Not a gzipped file", "Unable to decompress Zstandard data: Unknown frame")  # garbage, no damage
@@ -41,14 +45,19 @@ def is_packed(url: str) -> bool:
     return url.lower().endswith(_PACKED) and not url.startswith("pipe:")
 
 
+def is_parquet(url: str) -> bool:
+    """Whether a shard is a parquet file with pictures."""
+    return _kind(url) == _PARQUET and not url.startswith("pipe:")
+
+
 def unpack_command(url: str) -> str:
-    """What a user types to have the tar itself."""
+    """What a user types to have the tar itself; "" for what is no packed tar."""
     kind = _kind(url)
-    return f"{_COMMANDS[kind]} {url}" if kind else ""
+    return f"{_COMMANDS[kind]} {url}" if kind in _COMMANDS else ""
 
 
 def unpack(source: IO[bytes], url: str, size: int, part: IO[bytes], make_room: Callable[[int], None]) -> None:
-    """Write the tar in ``source`` to ``part``; of a stream that is cut or damaged, what came before.
+    """Write the tar in ``source`` to ``part``; of what is cut or damaged, what can be read.
 
     Args:
         source: the open packed file of ``size`` bytes.
@@ -59,23 +68,35 @@ def unpack(source: IO[bytes], url: str, size: int, part: IO[bytes], make_room: C
     Raises:
         ClipsiftError: when nothing can be unpacked, far more than pictures can be, or Python lacks what unpacks it.
     """
-    kind = _kind(url)
-    assert kind is not None
-    if kind not in compr:
-        raise ClipsiftError(f"{url}: cannot be unpacked here; {_INSTALL[kind]}, or unpack it: {unpack_command(url)}")
-    most, done, zeros = max(FLOOR, MOST_TIMES * size), 0, 0
-    pieces = _Pieces(source, kind)
-    for piece in pieces:
-        done += len(piece)
+    most, done, kind = max(FLOOR, MOST_TIMES * size), 0, _kind(url)
+
+    def write(data: bytes) -> None:
+        nonlocal done
+        done += len(data)
         if done > most:
             text = f"unpacks to more than {most / 1e9:.2f} GB, {MOST_TIMES} times its size, as no pictures do"
             raise ClipsiftError(f"{url}: {text}; move it out of the pool, or unpack it yourself")
         make_room(done)
-        part.write(piece)
+        part.write(data)
+
+    if kind == _PARQUET:
+        write_tar(source, url, write)
+    else:
+        _decompress(source, url, str(kind), part, write)
+
+
+def _decompress(source: IO[bytes], url: str, kind: str, part: IO[bytes], write: Callable[[bytes], None]) -> None:
+    if kind not in compr:
+        raise ClipsiftError(f"{url}: cannot be unpacked here; {_INSTALL[kind]}, or unpack it: {unpack_command(url)}")
+    pieces, done, zeros = _Pieces(source, kind), 0, 0
+    for piece in pieces:
+        write(piece)
+        done += len(piece)
         at_end = len(piece) - len(piece.rstrip(b"\0"))
         zeros = at_end if at_end < len(piece) else zeros + at_end
     if pieces.error and not done:
-        raise ClipsiftError(f"{url}: cannot be unpacked ({pieces.error}); get it again, or move it out of the pool")
+        text = f"cannot be unpacked ({pieces.error}); get it again, or move it out of the pool"
+        raise ClipsiftError(f"{url}: {text}")
     if pieces.error:
         logger.warning("%s: is cut or damaged (%s); what came before is used", url, pieces.error)
     if pieces.is_doubtful:  # without the mark that ends a tar it counts as truncated

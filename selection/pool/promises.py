@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipsift_common.errors import ClipsiftError
+from selection.pool.packed import is_parquet
+from selection.pool.parquet_columns import STATUS, SUCCESS, holds_pictures
 from selection.pool.remote import is_remote, patiently
 
 T = TypeVar("T")
@@ -20,7 +22,7 @@ T = TypeVar("T")
 def promised(url: str) -> int | None:
     """The samples that a ``_stats.json`` or a parquet of img2dataset's speaks of; None when it says nothing."""
     try:
-        return _asked(url, lambda: _in_parquet(url) if url.endswith(".parquet") else _in_stats(url))
+        return _asked(url, lambda: _in_parquet(url) if is_parquet(url) else _in_stats(url))
     except (ClipsiftError, OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return None
 
@@ -35,9 +37,9 @@ def _in_stats(url: str) -> int:
 
 
 def _in_parquet(url: str) -> int | None:
-    """It has a row for each address, and a column that says which were downloaded."""
+    """It has a row for each address, and a column that says which were downloaded; or it holds the samples itself."""
     with fsspec.open(url, "rb") as handle, pq.ParquetFile(handle) as file:
-        if "status" not in file.schema_arrow.names:
-            return None
-        status = file.read(["status"]).column(0)
-        return int(pc.sum(pc.equal(status, "success")).as_py() or 0)
+        if STATUS not in file.schema_arrow.names:
+            return int(file.metadata.num_rows) if holds_pictures(file.schema_arrow) else None
+        status = file.read([STATUS]).column(0)
+        return int(pc.sum(pc.equal(status, SUCCESS)).as_py() or 0)

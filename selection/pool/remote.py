@@ -57,7 +57,9 @@ def stamp(url: str) -> Stamp:
     info = patiently(lambda: fs.info(path), url) if is_remote(url) else _local(url, lambda: fs.info(path))
     if info.get("size") is None:
         raise ClipsiftError(f"{url}: the server does not say how long it is; use 'pipe:curl -fsS {url}'")
-    marks = (info.get(name) for name in ("mtime", "ETag", "LastModified", "Last-Modified", "etag", "md5Hash"))
+    marks = (
+        info.get(name) for name in ("mtime", "ETag", "LastModified", "Last-Modified", "etag", "md5Hash", "blob_id")
+    )
     return [int(info["size"]), str(next((mark for mark in marks if mark), ""))]
 
 

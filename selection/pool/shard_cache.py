@@ -98,8 +98,9 @@ class ShardCache:
             if size > room:
                 room = size + _STEP
                 if size > self.limit:
-                    text = f"a shard that unpacks to more than {self.limit / 1e9:.2f} GB does not fit"
-                    raise ClipsiftError(f"data.shard_cache_gb: {text}; raise it, or unpack it: {unpack_command(url)}")
+                    text = f"unpacks to more than the {self.limit / 1e9:.2f} GB of the cache"
+                    helps = f", or unpack it: {command}" if (command := unpack_command(url)) else ""
+                    raise ClipsiftError(f"data.shard_cache_gb: {url}: {text}; raise it{helps}")
                 self._make_room(Path(part.name), min(room, self.limit))
 
         part.truncate(0)  # of an earlier start that ended

@@ -10,7 +10,6 @@ from selection.pool.packed import SHARD_SUFFIXES
 # All suffixes are compared without case.
 PACKED_SUFFIXES = (*(".tar.lz4", ".tar.lzma", ".tar.lz", ".tar.z", ".tar.br", ".tar.sz", ".tar.lzo"), ".tlz", ".taz")
 ARCHIVE_SUFFIXES = (".zip", ".7z", ".rar")
-PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 FEATURE_SUFFIXES = (".npz",)
 PARTIAL_SUFFIXES = (
     *(".tmp", ".temp", ".part", ".partial", ".incomplete", ".unfinished", ".inprogress", ".filepart"),

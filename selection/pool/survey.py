@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from selection.pool.left_out import Family, LeftOut
+from selection.pool.packed import PARQUET_SUFFIXES
 from selection.pool.suffixes import (
     ARCHIVE_SUFFIXES,
     ARIA2,
     FEATURE_SUFFIXES,
     PACKED_SUFFIXES,
-    PARQUET_SUFFIXES,
     PARTIAL_SUFFIXES,
     SHARD_SUFFIXES,
     SIDECAR_NAMES,
@@ -27,8 +27,8 @@ from selection.pool.suffixes import (
 METADATA_FOLDER = "metadata"
 # What caches and run directories hold could be taken for data. They are known by names that only we give.
 _OWN = re.compile(r"(.*/)?(?:(?:index|features|scores|contents)/(?=[0-9a-f]{16}[./])|selection/(?=scores/|subset\.))")
-_OWN_FOLDER = re.compile(r"(.*/)?(?:index|features|scores|contents|selection)/")
-_CACHED_SHARD = re.compile(r"(.*/)?shards/(?=[0-9a-f]{16}\.tar$)")
+_CACHED_SHARD = re.compile(r"(.*/)?shards/(?=[0-9a-f]{16}(?:-packed)?(?:\.tar|\.\d+\.part)?$)")
+_EMBEDDINGS = re.compile(r"(.*/)?(img_emb|text_emb)/\2_\d+\.npy")  # clip-retrieval's, beside its metadata
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Survey:
     Attributes:
         shards: shard -> the file that says how many samples it holds ("" without one).
         metadata: parquet files.
-        unsure: parquet files whose columns tell whether they are metadata.
+        unsure: parquet files whose columns tell whether they are shards, with pictures, or metadata.
         num_sidecars: files that go with these (statistics, checksums, features, notes).
         left_out: all others.
     """
@@ -68,9 +68,10 @@ def _set_aside(paths: Iterable[str]) -> dict[str, tuple[str, str]]:
     own = {match[0]: match[1] for path in paths if (match := _OWN.match(path))}
     caches = set(own.values())
     for path in paths if own else ():
-        folder, cached = _OWN_FOLDER.match(path), _CACHED_SHARD.match(path)
-        if folder and folder[0] in own:
-            found[path] = (folder[0], "own_output")
+        folders = (path[: slash.end()] for slash in re.finditer("/", path))
+        cached = _CACHED_SHARD.match(path)
+        if folder := next((folder for folder in folders if folder in own), None):
+            found[path] = (folder, "own_output")
         elif cached and cached[1] in caches:
             found[path] = (cached[0], "own_output")
     return found
@@ -116,7 +117,7 @@ class _Classifier:
             self._features(path, without_suffix(path))
         elif path.endswith(STATS) and self.whole and path.removesuffix(STATS) not in self.claimed:
             self._leave_out(path, "missing_shard", path.removesuffix(STATS))
-        elif name in SIDECAR_NAMES or ending(path, SIDECAR_SUFFIXES):
+        elif name in SIDECAR_NAMES or _EMBEDDINGS.fullmatch(path) or ending(path, SIDECAR_SUFFIXES):
             self.survey.num_sidecars += 1
         elif ending(path, PACKED_SUFFIXES):
             self._leave_out(path, "copy_of_shard" if place in self.whole else "packed_shard", place)
@@ -146,8 +147,6 @@ class _Classifier:
             self.survey.metadata.append(path)
         elif place in self.claimed:
             self.survey.num_sidecars += 1
-        elif self.whole:
-            self._leave_out(path, "other_parquet")
         else:
             self.survey.unsure.append(path)
 

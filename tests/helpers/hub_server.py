@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-LARGE = (".tar", ".zip")  # what the hub keeps in LFS: found by SHA-256, served from elsewhere
+LARGE = (".tar", ".zip", ".parquet")  # what the hub keeps in LFS: found by SHA-256, served from elsewhere
 
 
 class Hub:
@@ -56,6 +56,23 @@ class Hub:
         entries.append({"rfilename": ".gitattributes", "size": 3, "blobId": git_hash(b"abc")})
         return {"id": repository, "sha": self.revision(repository), "siblings": entries + self.extra[repository]}
 
+    def tree(self, repository: str, folder: str, recursive: bool) -> list[dict] | None:
+        """The entries of a folder of a repository, as the hub's ``tree`` lists them; None when it is not there."""
+        root = self.folder / repository
+        if not (root / folder).is_dir():
+            return None
+        entries: list[dict] = []
+        for path in sorted((root / folder).rglob("*") if recursive else (root / folder).iterdir()):
+            entry: dict = {"path": path.relative_to(root).as_posix(), "size": 0, "type": "directory", "oid": "0" * 40}
+            if path.is_file():
+                data = path.read_bytes()
+                entry |= {"type": "file", "size": len(data), "oid": git_hash(data)}
+                if path.suffix in LARGE:
+                    digest = hashlib.sha256(data).hexdigest()
+                    entry["lfs"] = {"oid": digest, "size": len(data), "pointerSize": 130}
+            entries.append(entry)
+        return entries
+
     def ranges(self, path: str) -> list[str | None]:
         return [header for asked, header in self.requests if asked == path]
 
@@ -76,6 +93,8 @@ class Hub:
                 path = unquote(urlsplit(self.path).path)
                 if match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(/revision/[^/]+)?", path):
                     self.list(match[1])
+                elif match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/tree/[^/]+(?:/(.+))?", path):
+                    self.tree(match[1], match[2] or "", "recursive=true" in self.path.lower())
                 elif match := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
                     self.resolve(match[1], match[3])
                 elif path.startswith("/elsewhere/"):
@@ -92,6 +111,13 @@ class Hub:
                     self.reply(200, json.dumps(hub.listing(repository)).encode(), {"Content-Type": "application/json"})
                 else:
                     self.reply(404, b"", {"X-Error-Code": "RepoNotFound"})
+
+            def tree(self, repository: str, folder: str, recursive: bool) -> None:
+                entries = hub.tree(repository, folder, recursive)
+                if entries is None:
+                    self.reply(404, b"", {"X-Error-Code": "EntryNotFound"})
+                else:
+                    self.reply(200, json.dumps(entries).encode(), {"Content-Type": "application/json"})
 
             def resolve(self, repository: str, name: str) -> None:
                 path = hub.folder / repository / name

@@ -9,6 +9,7 @@ import torch
 
 from clipsift_common.errors import ClipsiftError
 from helpers.packing import pack
+from helpers.parquets import TABLES, rows_of, write_parquet
 
 
 def first_batches(data, count=3):
@@ -41,6 +42,14 @@ def test_packed_shards_that_the_cache_cannot_hold_at_once_need_a_window(workspac
     sizes = sorted(path.stat().st_size for path in packed.glob("*.tar"))
     pack(packed, ".tar.gz")
     small = {"pool": str(packed), "cache": str(tmp_path / "cache"), "shard_cache_gb": (sum(sizes) - 1) / 1e9}
-    with pytest.raises(ClipsiftError, match=r"all shards together, unpacked, .*set data\.shuffle_window: 16"):
+    with pytest.raises(ClipsiftError, match=r"all shards together, unpacked, .*unpack them \(gunzip .*set data\.shuffle_window: 16"):
         make_data(**small).setup("fit")
     assert same(first_batches(make_data(**small, shuffle_window=1)), first_batches(make_data(shuffle_window=1)))
+
+
+@pytest.mark.parametrize("layout", ["hub", "img2dataset"])
+def test_parquets_with_pictures_give_the_same_batches(workspace, make_data, tmp_path, layout):
+    for tar in (workspace / "pool").glob("*.tar"):
+        write_parquet(tmp_path / "parquet" / "data" / f"{tar.stem}.parquet", TABLES[layout](rows_of(tar)))
+    data = make_data(pool=str(tmp_path / "parquet"), cache=str(tmp_path / "cache"))
+    assert same(first_batches(data), first_batches(make_data()))

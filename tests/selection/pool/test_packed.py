@@ -158,7 +158,9 @@ def test_a_shard_that_the_cache_cannot_hold_is_refused_with_the_command(tmp_path
     root = write_pool(tmp_path / "pool", {"00": 40})
     pack(root / "shards", ".tar.gz")
     url = str(root / "shards" / "00.tar.gz")
-    with pytest.raises(ClipsiftError, match=rf"^data\.shard_cache_gb: .*raise it, or unpack it: gunzip {url}$"):
+    with pytest.raises(
+        ClipsiftError, match=rf"^data\.shard_cache_gb: {url}: unpacks .*raise it, or unpack it: gunzip {url}$"
+    ):
         PoolIndex.build(Pool(str(root)), tmp_path / "cache", shard_cache_gb=20e-6)
 
 

@@ -25,23 +25,23 @@ LEFT_OUT = {
     "unknown_suffix": ("00020.tar.old", "00021.tar~", "00022.tar (copy)", "00023.tar.001", "a.tar.d-e"),
     "missing_shard": ("00030_stats.json", "a/00031_stats.json"),
     "features_alone": ("emb/z.npz",),
-    "other_parquet": ("scores/x.parquet", "joined.parquet"),
     "hidden": ("._00000.tar", ".00000.tar.crc", "metadata/._00.parquet", "metadata/._00.npz", ".cache/"),
-    "other_file": ("img_emb/img_emb_0.npy", "a/picture.jpg", "notes"),
+    "other_file": ("rows/img_emb_0.npy", "a/picture.jpg", "notes"),
 }
-NOT_LOST = {"hidden", "other_file", "other_parquet"}
+UNSURE = ("joined.parquet", "scores/x.parquet")
+NOT_LOST = {"hidden", "other_file"}
 
 
 def everything() -> list[str]:
     left_out = [path for paths in LEFT_OUT.values() for path in paths if path != ".cache/"]
-    return [*USED, *METADATA, *SIDECARS, *left_out, ".cache/a/00000.tar", ".cache/b"]
+    return [*USED, *METADATA, *UNSURE, *SIDECARS, *left_out, ".cache/a/00000.tar", ".cache/b"]
 
 
 def test_every_file_is_in_one_class() -> None:
     survey = classify(dict.fromkeys(everything()))
     assert set(survey.shards) == set(USED)
     assert set(survey.metadata) == set(METADATA)
-    assert survey.unsure == []
+    assert set(survey.unsure) == set(UNSURE)
     assert survey.num_sidecars == len(SIDECARS)
     found = {kind: {left.path for left in survey.left_out if left.kind == kind} for kind in LEFT_OUT}
     assert found == {kind: set(paths) for kind, paths in LEFT_OUT.items()}
@@ -101,12 +101,14 @@ def test_parquets_without_shards_may_be_metadata() -> None:
 def test_what_the_program_wrote_itself_is_no_data() -> None:
     name = "0123456789abcdef"
     cache = [f"cache/features/{name}/0.parquet", f"cache/features/{name}/0.npz", f"cache/scores/{name}/0.parquet"]
-    cache += [f"cache/shards/{name}.tar", f"cache/index/{name}/rows.npy", "cache/index/parts/0.npy"]
+    cache += [f"cache/shards/{name}.tar", f"cache/shards/{name}-packed", f"cache/shards/{name}.0.part"]
+    cache += [f"cache/index/{name}/rows.npy", "cache/index/parts/0.npy"]
     run = ["runs/a/selection/scores/0.parquet", "runs/a/selection/subset.npy", f"runs/a/cache/contents/{name}.json"]
     survey = classify(dict.fromkeys([*cache, *run, f"shards/{name}.tar", "metadata/0.parquet", "features/0.parquet"]))
     assert list(survey.shards) == [f"shards/{name}.tar"]
     assert survey.metadata == ["metadata/0.parquet"]
-    assert {left.kind for left in survey.left_out} == {"own_output", "other_parquet"}
+    assert survey.unsure == ["features/0.parquet"]
+    assert {left.kind for left in survey.left_out} == {"own_output"}
     own = [left.path for left in survey.left_out if left.kind == "own_output"]
     assert own == sorted(
         [
