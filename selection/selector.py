@@ -171,7 +171,7 @@ class Selector:
         pool, rows = self.pool, sum(file.num_rows() for file in files)
 
         def sizes() -> list[int]:
-            return [(size_of(file.path) or 0) + (size_of(file.npz) or 0) for file in files]
+            return [sum(size_of(path) or 0 for path in [file.path, *file.feature_files]) for file in files]
 
         self.report.samples += rows
         self.report.merge(on_rank_zero(lambda: left_out_report(pool, "metadata", rows, sizes).as_dict()))
@@ -249,7 +249,7 @@ def _fingerprints(files: list[FeatureFile], pool: Pool, contents: Contents) -> t
     """Of footers and features' checksums alone; and of these with all that is in the files, when they are here."""
     with ThreadPoolExecutor(OPEN_FILES) as opened:
         footers = fingerprint(list(opened.map(FeatureFile.fingerprint, files)))
-    local = [file.path for file in files if Path(file.path).is_file()]
+    local = [path for file in files for path in file.local_files()]
     return footers, fingerprint([footers, contents.of(pool.location, local)]) if local else footers
 
 

@@ -8,7 +8,6 @@ from clipsift_app.doctor.finding import Finding
 from clipsift_app.settings import RunSettings
 from clipsift_common.errors import ClipsiftError
 from selection.features.files import FeatureFile
-from selection.features.npz import checksums
 from selection.pool.index import PoolIndex
 from selection.pool.location import Metadata, Pool
 from selection.subset import Subset
@@ -83,11 +82,10 @@ def check_metadata(run: RunSettings, pool: Pool, index: PoolIndex | None, read_a
 
 
 def _check_features(file: FeatureFile) -> None:
-    """The archive has both arrays, of as many rows as the parquet: judged by its table of contents."""
-    arrays = checksums(file.npz, [f"{file.name}_img", f"{file.name}_txt"])
-    for _, num_bytes in arrays:
+    """Both arrays are there, of as many rows as the parquet: judged by their sizes."""
+    for _, num_bytes in file.array_marks():
         if num_bytes < 2 * file.num_rows():
-            raise ClipsiftError(f"{file.npz}: too small for {file.num_rows():,} rows")
+            raise ClipsiftError(f"{file.feature_files[-1]}: too small for {file.num_rows():,} rows")
 
 
 def _evenly(files: list[Metadata], count: int) -> list[Metadata]:

@@ -14,12 +14,14 @@ import pyarrow.parquet as pq
 
 from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import atomic_path, fingerprint
+from selection.features.clip_retrieval import CLIP_RETRIEVAL, array_path, mark, read_npy
 from selection.features.npz import checksums, read_array
 from selection.kernels.arrays import native
 from selection.kernels.tiles import ROW_TILE, tiles
 from selection.pool.suffixes import without_suffix
 from selection.uids import parse_uids, uid_column
 
+_TOWERS = ("img", "txt")
 NORM_TOLERANCE = 0.01  # fp16 storage moves the norm of a unit vector by up to 2.5e-4
 
 
@@ -62,7 +64,8 @@ class FeatureFile:
 
     Attributes:
         path: the parquet.
-        name: prefix of the feature columns: ``l14`` for ``l14_img`` and ``l14_txt``; None when none are needed.
+        name: prefix of the feature columns: ``l14`` for ``l14_img`` and ``l14_txt``; ``clip-retrieval`` for the two
+            files of that program's output; None when none are needed.
         called: its name in the pool, where that is not its stem.
     """
 
@@ -76,8 +79,14 @@ class FeatureFile:
 
     @property
     def npz(self) -> str:
-        """The file of its features."""
         return without_suffix(self.path) + ".npz"
+
+    @property
+    def feature_files(self) -> list[str]:
+        """Where its features lie: one npz, or a file for each tower."""
+        if self.name == CLIP_RETRIEVAL:
+            return [array_path(self.path, tower) for tower in _TOWERS]
+        return [self.npz]
 
     @cached_property
     def _num_rows(self) -> int:
@@ -91,8 +100,18 @@ class FeatureFile:
         """Hash that changes with the content: of the parquet's footer (sizes and statistics of its columns) and the
         checksums of the feature arrays, which are not read."""
         footer = self._parquet().metadata.to_dict()
-        arrays = checksums(self.npz, [f"{self.name}_img", f"{self.name}_txt"]) if self.name else []
-        return fingerprint([self.stem, footer, arrays])
+        return fingerprint([self.stem, footer, self.array_marks() if self.name else []])
+
+    def array_marks(self) -> list[tuple[int | str, int]]:
+        """For each tower what changes with its features, as far as it is known unread, and their bytes."""
+        if self.name == CLIP_RETRIEVAL:
+            return [mark(path) for path in self.feature_files]
+        return [*checksums(self.npz, [f"{self.name}_{tower}" for tower in _TOWERS])]
+
+    def local_files(self) -> list[str]:
+        """The files on this machine whose content :meth:`fingerprint` does not cover."""
+        files = [self.path, *(self.feature_files if self.name == CLIP_RETRIEVAL else [])]
+        return [path for path in files if Path(path).is_file()]
 
     def uids(self) -> np.ndarray:
         """(n,) uids of the rows."""
@@ -135,8 +154,12 @@ class FeatureFile:
             raise ClipsiftError(f"{self.path}: is no parquet file ({first_line(error)}); get it again") from error
 
     def _array(self, tower: str) -> np.ndarray:
-        path, key = self.npz, f"{self.name}_{tower}"
-        values = native(read_array(path, key))
+        if self.name == CLIP_RETRIEVAL:
+            path, key = array_path(self.path, tower), "its array"
+            values = native(read_npy(path))
+        else:
+            path, key = self.npz, f"{self.name}_{tower}"
+            values = native(read_array(path, key))
         if values.ndim != 2 or not np.issubdtype(values.dtype, np.floating):
             raise ClipsiftError(
                 f"{path}: {key} is {values.ndim}-D {values.dtype}, not a 2-D array of floats; make it again"
