@@ -6,9 +6,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from clipsift_app.published import check_row
 from clipsift_app.settings import RunSettings
 from clipsift_common.clip import model_config, register_model
+from clipsift_common.devices import uses_gpus
 from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError
 from evaluation.tasks import select_tasks
@@ -42,6 +45,8 @@ def check_run(run: RunSettings, needs_eval: bool, trains: bool) -> None:
         raise ClipsiftError("--eval is missing")
     if trains:
         check_numbers(**{name: run.data[name] for name in NUMBERS})
+        if run.data["decode"] == "gpu" and not uses_gpus(run.machine.accelerator, torch.cuda.device_count()):
+            raise ClipsiftError("data.decode: gpu needs a GPU; take fast")
         if "multimodal_cfg" in model_config(run.model["model"]):
             raise ClipsiftError(
                 f"model.model: {run.model['model']} is a CoCa, whose captioning loss there is not; take a CLIP"

@@ -21,6 +21,8 @@ from selection.pool.index import SHARD_CACHE_GB, PoolIndex
 from selection.pool.location import Pool, Shard
 from selection.pool.packed import unpack_command
 from selection.subset import Subset
+from training.loading.encoded import EncodedDataset
+from training.loading.gpu_decode import check_gpu_decoding
 from training.loading.loader import CPU, GlobalBatchLoader, StepDataset
 from training.loading.order import SampleOrder
 from training.loading.permutation import Sampling
@@ -88,7 +90,8 @@ class PoolDataModule(L.LightningDataModule):
         shard_cache_gb: gigabytes of remote and unpacked shards that are kept on this machine, under ``cache``.
         seed: of order and crops.
         max_loss: share of samples that may be lost to damage, in [0, 1]; above it the run stops.
-        decode: ``fast``, or ``exact`` for open_clip's pixels to the last bit (:mod:`training.loading.transform`).
+        decode: ``fast``, ``exact`` for open_clip's pixels to the last bit (:mod:`training.loading.transform`), or
+            ``gpu`` to decode JPEGs on a GPU, where a node has few cores for it (:mod:`training.loading.encoded`).
         max_pixels: an image with more is not decoded.
         cache: where the pool's index lies; default ``<out>/cache``.
         subset: a subset file; without it the run's own selection is used (``<out>/selection/subset.npy``), and made by
@@ -239,9 +242,15 @@ class PoolDataModule(L.LightningDataModule):
         mine, ranks = (trainer.global_rank, trainer.world_size) if trainer else (rank(), world_size())
         check_world(self.global_batch, ranks)
         transform = TrainTransform(_image_size(self.model), self.seed, self.max_pixels, self.decode)
-        dataset = StepDataset(self.index, self.order, transform, get_tokenizer(self.model), mine, ranks)
+        parts = self.index, self.order, transform, get_tokenizer(self.model), mine, ranks
         device = trainer.strategy.root_device if trainer else CPU
-        self.loader = GlobalBatchLoader(dataset, self.total_steps, self.workers, device, self.stall_seconds)
+        how = self.total_steps, self.workers, device, self.stall_seconds
+        if self.decode == "gpu":
+            check_gpu_decoding(device)
+            encoded = EncodedDataset(*parts)
+            self.loader = GlobalBatchLoader(encoded, *how, encoded.send)
+        else:
+            self.loader = GlobalBatchLoader(StepDataset(*parts), *how)
         return self.loader
 
 

@@ -1,4 +1,4 @@
-"""Part 5: pairs embedded and images evaluated per second, and whether a teacher may compute in 16 bits."""
+"""Part 5: pairs embedded and images evaluated per second; a teacher in 16 bits; pixels that the GPU decodes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.evaluation_data import make_data
-from benchmarks.gpu.pools import make_pool, random_clip
+from benchmarks.gpu.pools import PICTURES, make_pool, random_clip
 from benchmarks.gpu.programs import LARGE, SHORT, SMALL
-from benchmarks.gpu.rows import Row, measured
+from benchmarks.gpu.rows import Row, holds, measured
+from benchmarks.gpu_decode import judge
+from benchmarks.loader_data import made_up_picture
 from benchmarks.precision import demo_arguments, judged, verdict
 from clipsift_app.parsing import parse_run
 from clipsift_common.launch import launch
-from clipsift_common.machine import Machine
+from clipsift_common.machine import Machine, device_of
 from evaluation import evaluate
 from selection.features.embed import embed
 from selection.pool.index import PoolIndex
@@ -43,6 +45,12 @@ def run(small: bool, folder: Path) -> Iterator[Row]:
         seconds = time.perf_counter() - start
         done = sum(result["num_samples"] for result in results)
         yield measured(f"{model}: images evaluated per second", done / seconds)
+    distances, refused = judge(
+        [made_up_picture(number) for number in range(8 if small else PICTURES)], device_of(machine)
+    )
+    for decode, distance in distances.items():
+        yield measured(f"decode {decode}: from open_clip's pixels, of 255", str(distance))
+    yield holds("no made-up JPEG is refused", refused == 0, str(refused))
     yield from _precisions(small, folder / "demo")
 
 

@@ -22,6 +22,7 @@ from training.data import PoolDataModule
 from training.fit import make_fit_trainer
 from training.guard import Guard
 from training.loading.loader import GlobalBatchLoader
+from training.loading.transform import Decode
 from training.metrics import Metrics
 from training.model import CLIPModule
 from training.supervisor import Supervisor
@@ -32,14 +33,14 @@ COMPARED = 100  # steps whose batch on the device is compared with the data set'
 class Compare(L.Callback):
     """Reads each step's batch again, in this process, and compares it with the one on the device."""
 
-    def __init__(self, loader: GlobalBatchLoader) -> None:
-        self.dataset, self.different, self.steps = loader.dataset, 0, 0
+    def __init__(self) -> None:
+        self.different = 0
 
     def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
-        expected, _ = self.dataset[batch_idx]
+        loader: Any = trainer.train_dataloader
+        expected, _ = loader.dataset[batch_idx]
         same = all(torch.equal(batch[name].cpu(), expected[name]) for name in ("image", "text", "uid"))
         self.different += not same
-        self.steps += 1
 
 
 def run(small: bool, folder: Path) -> Iterator[Row]:
@@ -50,20 +51,18 @@ def run(small: bool, folder: Path) -> Iterator[Row]:
     index = PoolIndex.build(Pool(str(pool)), folder / "cache", workers)
     kept = Subset(np.array(index.uids))
 
-    def fit(steps: int, size: int, compare: bool) -> tuple[Supervisor, GlobalBatchLoader, int]:
-        out = folder / f"run{size}"
-        data = PoolDataModule(str(pool), str(out), name, steps * size, size, workers=workers)
+    def fit(steps: int, size: int, compare: bool, decode: Decode = "fast") -> tuple[Supervisor, GlobalBatchLoader, int]:
+        out = folder / f"run-{decode}-{size}"
+        data = PoolDataModule(str(pool), str(out), name, steps * size, size, workers=workers, decode=decode)
         data.use(index, kept)
         module = CLIPModule(name, lr=1e-4, warmup=10, grad_checkpointing=not small)
         guard = Guard(out, max_skipped=0)
         supervisor = Supervisor(out, {}, max_loss=1.0, every_steps=10**9, every_minutes=1e9, guard=guard)
         metrics = Metrics(out / "metrics.csv", size, supervisor)
-        loader = data.train_dataloader()
-        data.train_dataloader = lambda: loader  # type: ignore[method-assign]
-        extra = [Compare(loader)] if compare else []
+        extra = [Compare()] if compare else []
         own = [guard, metrics, supervisor, *extra]
         make_fit_trainer(machine, False, own, {"log_every_n_steps": 10}).fit(module, data)
-        return supervisor, loader, extra[0].different if extra else 0
+        return supervisor, data.loader, extra[0].different if extra else 0
 
     steps = 4 if small else COMPARED
     _, _, different = fit(steps, 8 if small else 128, compare=True)
@@ -72,3 +71,7 @@ def run(small: bool, folder: Path) -> Iterator[Row]:
     yield measured("samples per second", len(loader) * batch / supervisor.seconds)
     share = loader.wait_seconds / supervisor.seconds
     yield measured("share of waiting", share) if small else at_most("share of waiting", share, 0.05)
+    if not small:
+        supervisor, loader, _ = fit(30, batch, compare=False, decode="gpu")
+        yield measured("decode gpu: samples per second", len(loader) * batch / supervisor.seconds)
+        yield measured("decode gpu: share of waiting", loader.wait_seconds / supervisor.seconds)

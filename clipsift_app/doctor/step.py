@@ -48,7 +48,9 @@ class Material:
 def read_samples(run: RunSettings, index: PoolIndex) -> tuple[Finding, Material | None]:
     """Read, decode and tokenize a few samples as training does; for a single process."""
     count = min(_READ, len(index))
-    data = PoolDataModule(**run.data | {"global_batch": count, "samples_seen": count, "workers": 0})
+    decode = "exact" if run.data["decode"] == "exact" else "fast"  # no GPU is asked here
+    few = {"global_batch": count, "samples_seen": count, "workers": 0, "decode": decode}
+    data = PoolDataModule(**run.data | few)
     data.use(index, Subset(np.sort(index.uids)))
     dataset = data.train_dataloader().dataset
     dataset.tokenizer(["the first call loads the vocabulary"])

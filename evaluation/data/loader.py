@@ -59,7 +59,8 @@ class TaskLoader:
     A batch is a dict: ``position`` (b,), ``image`` (b, 3, h, w) as
     :class:`~clipsift_common.batches.pixels.Preprocess` leaves it to the device, and what the task's samples have
     beside. There is always at least one batch, an empty dict where the rank has no sample, so that every rank takes
-    part in every task. A task that cannot be read yields ``{"failure": message}``. On a GPU, ``device``, batches lie there when they are given out.
+    part in every task. A task that cannot be read yields ``{"failure": message}``. On a GPU batches lie there when they
+    are given out.
     """
 
     def __init__(

@@ -65,6 +65,7 @@ def test_a_saved_config_alone_gives_the_same_settings(
         ("--model.model=coca_roberta-ViT-B-32", "CoCa|cannot be reached"),
         ("--model.lr=fast", "model.lr"),
         ("--data.global_batch=0", "global_batch"),
+        ("--data.decode=gpu", "data.decode: gpu needs a GPU; take fast"),
         ("--selection.steps=[{score: clip_score, keep: 1.5}]", r"keep is a fraction in \(0, 1\], got 1.5"),
         ("--selection.steps=[{score: clip_score, keep: 0}]", "got 0"),
         ("--selection.union=[nowhere.npy]", r"nowhere\.npy does not exist"),

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from clipsift_common.batches.prefetch import sent_ahead
+from clipsift_common.batches.prefetch import Send, sent_ahead
 from clipsift_common.data_report import DataReport
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.images import DECODER_REMARK, ImageError
@@ -40,6 +41,8 @@ class StepDataset(Dataset):
     batch keeps its size and stays the same on every machine. A shard that cannot be read is no lost sample but the end
     of the run: the batch is then ``{"error": message}``, which travels to where all ranks can stop together.
     """
+
+    uses_slots = True
 
     def __init__(
         self,
@@ -71,9 +74,12 @@ class StepDataset(Dataset):
                 captions.append(caption)
         except ClipsiftError as error:
             return {"error": str(error)}, lost
-        uids = torch.from_numpy(self.index.entries(rows.tolist())["uid"].copy().view(np.int64).reshape(-1, 2))
-        batch = {"image": image, "text": self.tokenizer(captions), "uid": uids}
+        batch = {"image": image, "text": self.tokenizer(captions), "uid": self._uids(rows.tolist())}
         return batch | {"remarks": remarks} if remarks else batch, lost
+
+    def _uids(self, rows: list[int]) -> torch.Tensor:
+        """(b, 2) int64: the bits of (high, low)."""
+        return torch.from_numpy(self.index.entries(rows)["uid"].copy().view(np.int64).reshape(-1, 2))
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -107,7 +113,7 @@ class StepDataset(Dataset):
             sample: Sample = self.index.read(row)
             said: list[str] = []
             try:
-                self.transform(sample.image, place, pixels, said)
+                self._write(sample.image, place, pixels, said)
                 remarks += [(DECODER_REMARK, sample.shard, sample.key, detail) for detail in said]
                 return row, sample.caption
             except ImageError as error:
@@ -117,6 +123,10 @@ class StepDataset(Dataset):
             f"no usable image among {_MAX_REPLACEMENTS} samples of the subset; last: {sample.shard} {sample.key}. "
             "Mend the shards"
         )
+
+    def _write(self, data: bytes, place: int, out: np.ndarray, said: list[str]) -> None:
+        """One picture into ``out``; what the decoder remarks into ``said``."""
+        self.transform(data, place, out, said)
 
 
 class GlobalBatchLoader:
@@ -131,6 +141,7 @@ class GlobalBatchLoader:
     Args:
         device: where the batches are needed. A GPU has them one ahead (:mod:`clipsift_common.batches.prefetch`);
             the batch that lies ready there is in no count and no state yet.
+        send: for a GPU: makes of a batch from a worker, and the list of what was lost, those on the device.
 
     Attributes:
         report: what was lost so far in this process.
@@ -144,9 +155,10 @@ class GlobalBatchLoader:
         workers: int,
         device: torch.device = CPU,
         stall_seconds: float = 0.0,
+        send: Send = move_data_to_device,
     ) -> None:
         self.dataset, self.total_steps = dataset, total_steps
-        self.workers, self.device = workers, device
+        self.workers, self.device, self.send = workers, device, send
         self.order = dataset.order.fingerprint(dataset.index)
         self.step = 0
         self.report = DataReport()
@@ -159,7 +171,9 @@ class GlobalBatchLoader:
     def __iter__(self) -> Iterator[Batch]:
         self.dataset.reading, self._first = Reading(self.workers), self.step
         try:
-            self.dataset.slots = Slots(self.workers, self.dataset.shape) if self.workers else None
+            self.dataset.slots = (
+                Slots(self.workers, self.dataset.shape) if self.workers and self.dataset.uses_slots else None
+            )
         except ClipsiftError as error:
             yield {"error": str(error)}  # all ranks stop together
             return
@@ -170,7 +184,7 @@ class GlobalBatchLoader:
             self.dataset.slots = None  # their memory is free when the last batch is gone
 
     def _batches(self) -> Iterator[Batch]:
-        for batch, lost in sent_ahead(self._fetched(), self.device):
+        for batch, lost in sent_ahead(self._fetched(), self.device, self.send):
             self._count(batch, lost)
             self.step += 1  # before the yield: a checkpoint made while this batch is trained on starts after it
             yield batch

@@ -14,7 +14,7 @@ from PIL import Image
 from clipsift_common.images import MAX_PIXELS, jpeg_pixels, pair_image
 from training.loading.resize import Box, resize_crop
 
-Decode = Literal["fast", "exact"]
+Decode = Literal["fast", "exact", "gpu"]
 
 CROP_AREA = (0.9, 1.0)  # of the image's; open_clip's and DataComp's default
 CROP_RATIO = (3 / 4, 4 / 3)  # width / height; torchvision's default, which open_clip leaves alone
@@ -31,7 +31,8 @@ class TrainTransform:
 
     ``size`` is (height, width) in pixels. ``decode``: ``exact`` makes open_clip's pixels to the last bit;
     ``fast`` decodes and resizes JPEGs as arrays, 2.8 times as fast, and differs by rounding: on 1,500 photographs by
-    at most 2 of 255, 0.004 on average. Pictures that are no JPEGs are exact either way.
+    at most 2 of 255, 0.004 on average. Pictures that are no JPEGs are exact either way. What ``gpu`` leaves to the
+    CPU (:mod:`training.loading.encoded`) is decoded as by ``fast``.
     """
 
     size: tuple[int, int]
@@ -39,14 +40,18 @@ class TrainTransform:
     max_pixels: int = MAX_PIXELS
     decode: Decode = "fast"
 
+    def generator(self, place: int) -> random.Random:
+        """Draws the crop of the sample at ``place``."""
+        return random.Random((self.seed << 64) | place)
+
     def __call__(self, data: bytes, place: int, out: np.ndarray, remarks: list[str] | None = None) -> None:
         """Write the pixels into ``out``, (height, width, 3) uint8 RGB, contiguous; ``remarks`` as for `pair_image`.
 
         Raises:
             ImageError: for data that is no usable image; ``out`` is as it was.
         """
-        generator = random.Random((self.seed << 64) | place)
-        pixels = jpeg_pixels(data, self.max_pixels) if self.decode == "fast" else None
+        generator = self.generator(place)
+        pixels = None if self.decode == "exact" else jpeg_pixels(data, self.max_pixels)
         # Cropped first and resized then: resizing a box of the whole would let pixels outside of it shine in.
         if pixels is not None:
             resize_crop(pixels, crop_box(pixels.shape[1], pixels.shape[0], generator), out)
