@@ -42,7 +42,9 @@ def test_packed_shards_that_the_cache_cannot_hold_at_once_need_a_window(workspac
     sizes = sorted(path.stat().st_size for path in packed.glob("*.tar"))
     pack(packed, ".tar.gz")
     small = {"pool": str(packed), "cache": str(tmp_path / "cache"), "shard_cache_gb": (sum(sizes) - 1) / 1e9}
-    with pytest.raises(ClipsiftError, match=r"all shards together, .*unpack them \(gunzip .*set data\.shuffle_window: 16"):
+    with pytest.raises(
+        ClipsiftError, match=r"all shards together, .*unpack them \(gunzip .*set data\.shuffle_window: 16"
+    ):
         make_data(**small).setup("fit")
     assert same(first_batches(make_data(**small, shuffle_window=1)), first_batches(make_data(shuffle_window=1)))
 
