@@ -19,7 +19,7 @@ from clipsift_common.files import array_fingerprint, read_json
 from clipsift_common.images import MAX_PIXELS
 from selection.pool.index import SHARD_CACHE_GB, PoolIndex
 from selection.pool.location import Pool, Shard
-from selection.pool.packed import unpack_command
+from selection.pool.packed.shards import unpack_command
 from selection.subset import Subset
 from training.loading.encoded import EncodedDataset
 from training.loading.gpu_decode import check_gpu_decoding

@@ -12,7 +12,7 @@ from clipsift_app.settings import RunSettings
 from clipsift_common.errors import ClipsiftError, first_line
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool, Shard
-from selection.pool.packed import is_packed
+from selection.pool.packed.shards import is_packed
 
 _END = 1024  # a tar ends in at least two blocks of zeros; a truncated one ends in the middle of a picture
 _OPEN_FILES = 16

@@ -14,7 +14,7 @@ from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import array_fingerprint, atomic_path, read_json, write_json
 from clipsift_common.progress import Progress
 from selection.pool.location import Pool, Shard
-from selection.pool.packed import is_parquet
+from selection.pool.packed.shards import is_parquet
 from selection.pool.promises import promised
 from selection.pool.remote import Stamp
 from selection.pool.scan import ROW_DTYPE, scan_tar
@@ -74,6 +74,8 @@ class _ShardScans(torch.utils.data.Dataset):
 
 def _expected(shard: Shard) -> int | None:
     """How many samples the shard holds by what says so, a file beside it or the parquet itself."""
+    if isinstance(shard.promise, int):
+        return shard.promise
     if shard.promise is not None:
         return promised(shard.promise) if shard.promise else None
     if shard.url.startswith("pipe:"):

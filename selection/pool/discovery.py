@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -14,10 +15,12 @@ from fsspec.implementations.local import LocalFileSystem
 
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import fingerprint
+from selection.pool.counts import counts_below
 from selection.pool.left_out import LeftOut
+from selection.pool.listed import Entry, is_list, read_list
 from selection.pool.listing import list_files
 from selection.pool.names import Place
-from selection.pool.parquet_columns import columns_of, find_columns, kind_of
+from selection.pool.packed.parquet_columns import columns_of, find_columns, kind_of
 from selection.pool.patterns import expand
 from selection.pool.suffixes import shard_suffix, without_suffix
 from selection.pool.survey import Survey, classify
@@ -47,12 +50,16 @@ def discover(location: str) -> Iterator[Found]:
             [Place(command, _name_of_command(command), command, "", promise="") for command in braceexpand(location)]
         )
         return
-    for folder, places in groupby(expand(location), _folder_of_file):
+    entries = read_list(location) if is_list(location) else [Entry(location)]
+    counts = {entry.location: entry.num_samples for entry in entries if entry.num_samples is not None}
+    places_of_all = (place for entry in entries for place in expand(entry.location))
+    for folder, places in groupby(places_of_all, _folder_of_file):
         if folder is None:
             for place in places:
                 yield _in_folder(place)
         else:
-            yield _listed(folder, [place.rsplit("/", 1)[-1] for place in places])
+            names = [place.rsplit("/", 1)[-1] for place in places]
+            yield _listed(folder, names, {name: counts.get(f"{folder}/{name}") for name in names})
 
 
 def _folder_of_file(place: str) -> str | None:
@@ -72,19 +79,24 @@ def _folder_of_file(place: str) -> str | None:
 def _in_folder(place: str) -> Found:
     fs, root = fsspec.core.url_to_fs(place)
     listing = list_files(fs, root)
-    return _located(fs, root, classify(listing.files, listing.not_entered), looked=True)
+    counts = counts_below(fs, root, [*listing.files, *listing.not_entered])
+    return _located(fs, root, classify(listing.files, listing.not_entered), counts, looked=True)
 
 
-def _listed(folder: str, names: Sequence[str]) -> Found:
+def _listed(folder: str, names: Sequence[str], counts: Mapping[str, int | None]) -> Found:
     """What some files of a folder are that were named or fit a glob, in the order given."""
+    if repeated := next((name for name, times in Counter(names).items() if times > 1), None):
+        raise ClipsiftError(f"pool: {folder}/{repeated} is named twice; leave one out")
     fs, root = fsspec.core.url_to_fs(folder)
     survey = classify(dict.fromkeys(names))
     survey.shards = {name: survey.shards[name] for name in names if name in survey.shards}
-    return _located(fs, root, survey, looked=False)
+    return _located(fs, root, survey, counts, looked=False)
 
 
-def _located(fs: fsspec.AbstractFileSystem, root: str, survey: Survey, looked: bool) -> Found:
-    """``looked``: whether all files of the folder are in the survey."""
+def _located(
+    fs: fsspec.AbstractFileSystem, root: str, survey: Survey, counts: Mapping[str, int | None], looked: bool
+) -> Found:
+    """``looked``: whether all files of the folder are in the survey; ``counts``: samples of shards, where known."""
     top = root.rstrip("/")
     is_local = isinstance(fs, LocalFileSystem)
 
@@ -106,7 +118,7 @@ def _located(fs: fsspec.AbstractFileSystem, root: str, survey: Survey, looked: b
     shards = [
         replace(
             place(path, without_suffix(path.removeprefix(_SHARDS))),
-            promise=url(promise) if promise else "" if looked else None,
+            promise=url(promise) if promise else counts.get(path, "" if looked else None),
         )
         for path, promise in (sorted(promises.items()) if looked else promises.items())
     ]

@@ -23,7 +23,7 @@ from clipsift_common.files import fingerprint, read_json, wait_for
 from selection.pool.build import FORMAT, build_index
 from selection.pool.left_out_report import left_out_report
 from selection.pool.location import Pool, Shard
-from selection.pool.packed import is_packed
+from selection.pool.packed.shards import is_packed
 from selection.pool.remote import Stamp, is_remote, patiently, read_range, stamp
 from selection.pool.scan import ROW_DTYPE
 from selection.pool.shard_cache import ShardCache, is_cached

@@ -19,12 +19,12 @@ class Shard:
     Attributes:
         url: what opens it.
         name: its path below the pool without the suffix, ``/`` as ``_``: unique in the pool.
-        promise: the file that says how many samples are in it; "" when there is none, None when nobody has looked.
+        promise: how many samples are in it, or the file that says so; "" when there is none, None when nobody looked.
     """
 
     url: str
     name: str
-    promise: str | None = field(default=None, compare=False)
+    promise: str | int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Pool:
     ``location`` is one of: a folder with tars and metadata (parquet and npz) at any depth, links to folders included,
     such as a DataComp download (``shards/`` and ``metadata/``); a glob; a brace range
     (``/data/{00000000..00000127}.tar``, ``/data/{cc3m,cc12m}``); any of them behind an fsspec address
-    (``s3://bucket/pool``); commands that print a tar (``pipe:ssh host cat {000..127}.tar``); or several of these
-    joined by ``::``.
+    (``s3://bucket/pool``); commands that print a tar (``pipe:ssh host cat {000..127}.tar``); a file that lists any
+    of these; or several joined by ``::``. Shards are tars, also packed ones, and parquet files with pictures.
 
     Attributes:
         shards: in pool order.

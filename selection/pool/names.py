@@ -23,14 +23,14 @@ class Place:
         name: what it is called where no other file of the pool is called so.
         inside: its path below the location.
         location: the location itself, its protocol written as a folder: what tells it from all others.
-        promise: the file that says how many samples are in it; "" when there is none, None when nobody has looked.
+        promise: how many samples are in it, or the file that says so; "" when there is none, None when nobody looked.
     """
 
     url: str
     name: str
     inside: str
     location: str
-    promise: str | None = None
+    promise: str | int | None = None
 
 
 def unique_names(places: Sequence[Place]) -> list[str]:

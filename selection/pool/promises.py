@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipsift_common.errors import ClipsiftError
-from selection.pool.packed import is_parquet
-from selection.pool.parquet_columns import STATUS, SUCCESS, holds_pictures
+from selection.pool.packed.parquet_columns import STATUS, SUCCESS, holds_pictures
+from selection.pool.packed.shards import is_parquet
 from selection.pool.remote import is_remote, patiently
 
 T = TypeVar("T")

@@ -36,7 +36,7 @@ def scan_tar(handle: IO[bytes], shard: Shard, expected: int | None) -> tuple[np.
     Args:
         handle: the open, seekable tar.
         shard: for names in the report and for uids derived from shard and key.
-        expected: how many samples the shard's stats file promises, if there is one.
+        expected: how many samples the shard is said to hold, if something says so.
 
     Returns:
         ``(n,)`` rows of :data:`ROW_DTYPE` in tar order (``shard`` is left 0), and what was lost on the way.
@@ -84,7 +84,7 @@ def _count_missing(reader: TarReader, expected: int | None, shard: Shard, report
         report.ignore("damage", shard.name, reader.last_key, reader.truncated)
     if missing > 0:
         report.samples += missing
-        reason = reader.truncated or f"the stats file promises {expected} samples"
+        reason = reader.truncated or f"{expected} samples are promised"
         report.lose("truncated_tar", shard.name, reader.last_key, reason, count=missing)
     elif report.samples == 0:
         report.samples += 1

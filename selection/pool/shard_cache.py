@@ -12,7 +12,7 @@ from typing import IO
 
 from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import fingerprint
-from selection.pool.packed import is_packed, unpack, unpack_command
+from selection.pool.packed.shards import is_packed, unpack, unpack_command
 from selection.pool.remote import Stamp, download, is_remote
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
-from selection.pool.packed import SHARD_SUFFIXES
+from selection.pool.packed.shards import SHARD_SUFFIXES
 
 # All suffixes are compared without case.
 PACKED_SUFFIXES = (*(".tar.lz4", ".tar.lzma", ".tar.lz", ".tar.z", ".tar.br", ".tar.sz", ".tar.lzo"), ".tlz", ".taz")

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from selection.pool.counts import ENERGON_FOLDER
 from selection.pool.left_out import Family, LeftOut
-from selection.pool.packed import PARQUET_SUFFIXES
+from selection.pool.packed.shards import PARQUET_SUFFIXES
 from selection.pool.suffixes import (
     ARCHIVE_SUFFIXES,
     ARIA2,
@@ -100,7 +101,10 @@ class _Classifier:
         for path in sorted(files):
             self._class(path)
         for path, kind in sorted(not_entered.items()):
-            self._leave_out(path, kind, shard_of(path) if kind == "broken_link" else None)
+            if path.endswith(ENERGON_FOLDER):
+                self.survey.num_sidecars += 1
+            else:
+                self._leave_out(path, kind, shard_of(path) if kind == "broken_link" else None)
 
     def _is_whole(self, path: str) -> bool:
         return bool(shard_suffix(path)) and path + ARIA2 not in self.files

@@ -16,9 +16,10 @@ from clipsift_common.errors import ClipsiftError
 from helpers.packing import HAS_ZSTD, OPEN, PACK, pack
 from helpers.pools import write_pool
 from helpers.range_server import serve
-from selection.pool import packed, shard_cache
+from selection.pool import shard_cache
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
+from selection.pool.packed import shards
 
 ZSTD = pytest.mark.skipif(not HAS_ZSTD, reason="backports.zstd is not installed")
 
@@ -146,8 +147,8 @@ def test_what_is_not_packed_as_it_says_is_named(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", PACK)
 def test_a_bomb_is_refused_before_it_fills_the_disk(tmp_path, suffix, monkeypatch):
-    monkeypatch.setattr(packed, "FLOOR", 1 << 20)
-    monkeypatch.setattr(packed, "MOST_TIMES", 10)
+    monkeypatch.setattr(shards, "FLOOR", 1 << 20)
+    monkeypatch.setattr(shards, "MOST_TIMES", 10)
     (tmp_path / f"00{suffix}").write_bytes(PACK[suffix](bytes(20 << 20)))
     with pytest.raises(ClipsiftError, match=rf"00{suffix}: unpacks to more than 0.00 GB, 10 times its size"):
         PoolIndex.build(Pool(str(tmp_path)), tmp_path / "cache")

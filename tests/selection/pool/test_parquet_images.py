@@ -13,9 +13,9 @@ from clipsift_common.errors import ClipsiftError
 from helpers.parquets import TABLES, hub_table, img2dataset_table, rows_of, write_parquet
 from helpers.pictures import picture
 from helpers.pools import write_pool
-from selection.pool import packed
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
+from selection.pool.packed import shards
 from selection.uids import derive_uid, format_uids
 
 
@@ -51,7 +51,7 @@ def test_every_layout_gives_the_samples_of_the_tars(tmp_path, tars, layout, belo
 
 
 def test_the_columns_that_were_used_are_said(tmp_path, tars, caplog):
-    from selection.pool.parquet_images import _say_once
+    from selection.pool.packed.parquet_images import _say_once
 
     _say_once.cache_clear()
     caplog.set_level("INFO", "clipsift")
@@ -158,8 +158,8 @@ def test_downloads_that_failed_are_no_samples(tmp_path, tars):
 
 
 def test_a_bomb_of_repeated_rows_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(packed, "FLOOR", 1 << 20)
-    monkeypatch.setattr(packed, "MOST_TIMES", 10)
+    monkeypatch.setattr(shards, "FLOOR", 1 << 20)
+    monkeypatch.setattr(shards, "MOST_TIMES", 10)
     table = pa.table({"image": [bytes(1 << 16)] * 400, "text": ["a"] * 400})  # 26 MB, one dictionary entry
     write_parquet(tmp_path / "00.parquet", table, compression="zstd")
     with pytest.raises(ClipsiftError, match=r"00\.parquet: unpacks to more than"):

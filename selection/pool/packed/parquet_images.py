@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.tars import BLOCK
-from selection.pool.parquet_columns import SUCCESS, Columns, find_columns
+from selection.pool.packed.parquet_columns import SUCCESS, Columns, find_columns
 
 logger = logging.getLogger("clipsift")
 

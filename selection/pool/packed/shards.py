@@ -10,7 +10,7 @@ from fsspec.compression import compr
 
 from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.tars import BLOCK
-from selection.pool.parquet_images import write_tar
+from selection.pool.packed.parquet_images import write_tar
 
 logger = logging.getLogger("clipsift")
 

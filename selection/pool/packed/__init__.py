@@ -1,0 +1,1 @@
+"""Shards that are no plain tars, and how each becomes one."""
