@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.gpu.kernel import features
-from benchmarks.gpu.rows import Row, at_least, at_most
-from selection.kernels.kmeans import kmeans
+from benchmarks.gpu.rows import Row, at_least, at_most, holds
+from selection.kernels.kmeans import kmeans, nearest
+from selection.kernels.moments import group_means
 from selection.methods.semdedup import semdedup
 from selection.methods.vas_d import vas_d
 from selection.scores.clip_score import clip_score
@@ -40,6 +41,14 @@ def run(small: bool, folder: Path) -> Iterator[Row]:
     some = slice(0, rows // 5)
     kept = [vas_d(part[some], rows // 20, 20).cpu() for part in (image, here[0])]
     yield at_least("VAS-D: share of the same samples", _shared(*kept), 0.995)
+    labels = torch.arange(rows) % 7  # so that many threads add to the same rows
+    means = [group_means(image, labels.to(device), 7).cpu() for _ in range(3)]
+    yield holds("group means: the same bits each time", all(torch.equal(means[0], again) for again in means[1:]))
+    difference = (means[0] - group_means(here[0], labels, 7)).abs().max().item()
+    yield at_most("group means: largest difference", difference, 1e-6)
+    nearest_here = nearest(here[0][some], target[:100].float() / 3)
+    equal = nearest(image[some], goal[:100].float() / 3).cpu() == nearest_here  # thirds, which halves would round
+    yield at_least("nearest centroids: share of the same", equal.float().mean().item(), 0.9999)
     centroids = [kmeans(part[some], 8, seed=0).cpu() for part in (image, here[0])]
     yield at_most("k-means: largest difference of a centroid", (centroids[0] - centroids[1]).abs().max().item(), 1e-3)
     masks = [semdedup(part[some], centroids[1].to(part.device), 0.5).cpu() for part in (image, here[0])]

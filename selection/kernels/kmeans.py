@@ -8,7 +8,7 @@ from torch import Tensor
 
 from selection.kernels.checks import check_features
 from selection.kernels.moments import group_means
-from selection.kernels.products import whole_row_tiles
+from selection.kernels.products import multiply, split_for, whole_row_tiles
 from selection.kernels.tiles import fill_rows
 
 SAMPLES_PER_CENTROID = 256  # more rows move a centroid little
@@ -60,17 +60,21 @@ def nearest(features: Tensor, centroids: Tensor) -> Tensor:
 
 
 def _assign(features: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """(n,) nearest centroids and (n,) squared distances to them, less each row's own square.
-
-    In float32 on a GPU too: centroids are means, which halves would round.
-    """
-    centroids = centroids.float()
-    squares = centroids.square().sum(1)
+    """(n,) nearest centroids and (n,) squared distances to them, less each row's own square."""
+    centroids = centroids.float()  # means, which one half would round
+    squares, pieces = centroids.square().sum(1), split_for(features, centroids.T)
     parts = whole_row_tiles(len(features), len(centroids), features.device)
     indices = torch.empty(len(features), dtype=torch.int64, device=features.device)
 
     def strip(rows: slice) -> Tensor:
-        smallest = torch.addmm(squares, features[rows].float(), centroids.T, alpha=-2).min(1)
+        if len(pieces) == 1:
+            distances = torch.addmm(squares, features[rows].float(), pieces[0], alpha=-2)
+        else:
+            products = multiply(features[rows], pieces[0])
+            for piece in pieces[1:]:
+                products += multiply(features[rows], piece)
+            distances = products.mul_(-2).add_(squares)
+        smallest = distances.min(1)
         indices[rows] = smallest.indices
         return smallest.values
 

@@ -51,9 +51,16 @@ def quadratic(features: Tensor, matrix: Tensor, other: Tensor | None = None) -> 
 
 
 def group_means(features: Tensor, labels: Tensor, num_groups: int) -> Tensor:
-    """(num_groups, d) float32 mean row of each group; zero for a group without rows. ``labels`` (n,) int64."""
+    """(num_groups, d) float32 mean row of each group; zero for a group without rows. ``labels`` (n,) int64.
+
+    The same bits each time, on a GPU too, where ``index_add_`` would add in whatever order its threads come.
+    """
     sums = torch.zeros(num_groups, features.shape[1], dtype=torch.float64, device=features.device)
     for rows in linear_tiles(len(features), features.device):
-        sums.index_add_(0, labels[rows], features[rows].double())
+        values = features[rows].double()
+        if sums.is_cuda:
+            sums.index_put_((labels[rows],), values, accumulate=True)  # sorts the labels, and adds each one's in order
+        else:
+            sums.index_add_(0, labels[rows], values)
     counts = labels.bincount(minlength=num_groups)
     return (sums / counts.clamp(min=1)[:, None]).float()

@@ -31,7 +31,7 @@ from torch import Tensor
 from selection.kernels.arrays import on_arrays
 from selection.kernels.checks import check_features, check_pair, check_same_width
 from selection.kernels.moments import group_means
-from selection.kernels.products import product_sums
+from selection.kernels.products import multiply, product_sums
 from selection.kernels.tiles import ROW_TILE, fill_rows, linear_tiles, tile_map, tiles
 from selection.options import PositiveInt
 from selection.registry import Candidates, indices_to_mask, register_method
@@ -65,8 +65,8 @@ def clipcov(image: Tensor, text: Tensor, class_text: Tensor, size: int, block: i
         rows, new = torch.from_numpy(members).to(image.device), torch.from_numpy(picks).to(image.device)
 
         def strip(part: slice) -> Tensor:
-            by_image = image[rows[part]].float() @ text[new].float().T
-            by_text = text[rows[part]].float() @ image[new].float().T
+            by_image = multiply(image[rows[part]], text[new].T)
+            by_text = multiply(text[rows[part]], image[new].T)
             return _positive(by_image).sum(1) + _positive(by_text).sum(1)
 
         sums = fill_rows(torch.empty(len(rows), device=image.device), strip, linear_tiles(len(rows), image.device))
@@ -103,12 +103,11 @@ class ClipCovTerms:
         check_pair(image, text)
         check_features(class_text, "class_text")
         check_same_width(image, class_text, "class_text")
-        labels = class_text.float()
         label = torch.empty(len(image), device=image.device)
         classes = torch.empty(len(image), dtype=torch.int64, device=image.device)
 
         def classify(rows: slice) -> Tensor:
-            best = (image[rows].float() @ labels.T).max(1)
+            best = multiply(image[rows], class_text.T).max(1)
             classes[rows] = best.indices
             return best.values
 

@@ -11,6 +11,7 @@ from selection.kernels.arrays import on_arrays
 from selection.kernels.checks import check_features, check_same_width
 from selection.kernels.kmeans import kmeans, nearest
 from selection.kernels.moments import group_means
+from selection.kernels.products import multiply
 from selection.kernels.tiles import ROW_TILE, fill_rows, linear_tiles, tile_map, tiles
 from selection.options import PositiveInt
 from selection.registry import Candidates, register_method
@@ -50,7 +51,7 @@ def semdedup(features: Tensor, clusters: Tensor, epsilon: float, keep: str = "ha
     members = [part for part in order.split(labels.bincount().tolist()) if len(part)]
     if keep == "easy":
         members = [part.flip(0) for part in members]
-    closest = tile_map(lambda part: _closest_earlier(features[part].float()), members, features.device)
+    closest = tile_map(lambda part: _closest_earlier(features[part]), members, features.device)
     kept = torch.ones(len(features), dtype=torch.bool, device=features.device)
     for part, similarity in zip(members, closest):
         kept[part] = similarity <= 1 - epsilon
@@ -73,10 +74,11 @@ def _clusters(features: Tensor, clusters: Tensor) -> tuple[Tensor, Tensor]:
 
 def _closest_earlier(features: Tensor) -> Tensor:
     """(m,) largest inner product of each row with a row before it; minus infinity where none is."""
-    closest = features.new_full((len(features),), -torch.inf)
+    features = features if features.is_cuda else features.float()  # once, not for each tile
+    closest = torch.full((len(features),), -torch.inf, device=features.device)
     for rows in tiles(len(features), ROW_TILE):
         for earlier in tiles(rows.stop, ROW_TILE):
-            products = features[earlier] @ features[rows].T
+            products = multiply(features[earlier], features[rows].T)
             if earlier.stop > rows.start:  # row i of the tile is before its column j when i + start < j + start
                 later = torch.ones_like(products, dtype=torch.bool).tril(earlier.start - rows.start)
                 products.masked_fill_(later, -torch.inf)

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from helpers.features import image_text_pairs
 from helpers.simulated_gpu import DEVICE, Simulated, SimulatedGPU, WrongDevice, simulated
-from selection.kernels import logsumexp
+from selection.kernels import kmeans as kmeans_module, logsumexp
 from selection.kernels.kmeans import kmeans
 from selection.kernels.logsumexp import Pairs
+from selection.kernels.tiles import tiles
 from selection.methods.semdedup import semdedup
 from selection.methods.vas_d import vas_d
 from selection.scores.clip_score import clip_score
@@ -125,6 +126,8 @@ def test_low_sums_are_computed_again(kernel: list[torch.device]) -> None:
     torch.testing.assert_close(found.values, s_cliploss(image, text, 0.0005), atol=2e-6, rtol=0)  # type: ignore[attr-defined]
 
 
+ATOMIC = ("index_add", "scatter_add", "index_reduce", "scatter_reduce")
+
 SCORES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "clip_score": lambda image, text, target: clip_score(image, text),
     "s_cliploss bank": lambda image, text, target: s_cliploss(image, text, bank_size=500),
@@ -136,6 +139,7 @@ SCORES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "vas_d": lambda image, text, target: vas_d(image, 300, 5),
     "vas_d share": lambda image, text, target: vas_d(image, 300, 5, moment_share=0.3),
     "kmeans": lambda image, text, target: kmeans(image, 10, iterations=3),
+    "semdedup by label": lambda image, text, target: semdedup(image, image[:, 0].gt(0).long(), 0.1),
     "semdedup": lambda image, text, target: semdedup(image, target[:20], 0.1),
     "nearest": lambda image, text, target: nearest_by_product(image, target[:50]),
 }
@@ -145,9 +149,10 @@ SCORES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 def test_scores_stay_where_their_features_are(name: str, kernel: list[torch.device]) -> None:
     image, text = features(1200)
     target, _ = features(400)
-    with SimulatedGPU():
+    with SimulatedGPU() as gpu:
         found = SCORES[name](simulated(image), simulated(text), simulated(target))
     assert isinstance(found, Simulated)
+    assert not [launch for launch in gpu.launches if launch.startswith(ATOMIC)]  # its sums would vary
     expected = SCORES[name](image, text, target)
     if expected.is_floating_point():
         torch.testing.assert_close(found.values, expected, atol=1e-5, rtol=1e-5)
@@ -162,3 +167,21 @@ def test_halves_are_multiplied_as_they_are() -> None:
         normsim(simulated(image), simulated(target), float("inf"))
         converted = [launch for launch in gpu.launches if launch.startswith("_to_copy")]
         assert len(converted) == 2  # for the norms of both, none for the products
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_centroids_are_not_rounded_to_the_halves_they_are_multiplied_with(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = features(1200)[0].to(dtype)
+    centroids = torch.nn.functional.normalize(torch.randn(30, 64, generator=torch.Generator().manual_seed(1)), dim=1)
+    exact = centroids.double().square().sum(1) - 2 * image.double() @ centroids.double().T
+    conversions = []
+    for count in (1, 5):
+        monkeypatch.setattr(kmeans_module, "whole_row_tiles", lambda rows, *_: tiles(rows, -(-rows // count)))  # noqa: B023
+        with SimulatedGPU() as gpu:
+            labels, distances = kmeans_module._assign(simulated(image), simulated(centroids))
+        assert (distances.values - exact.min(1).values).abs().max() < 1e-6  # one half would be 1e-4 off
+        assert torch.equal(labels.values, exact.argmin(1))
+        conversions.append(sum(launch.startswith("_to_copy") for launch in gpu.launches))
+    assert conversions[0] == conversions[1]  # of the centroids; none for a tile of features
