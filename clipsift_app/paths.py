@@ -62,7 +62,8 @@ def absolute(value: str, must_exist: bool = True) -> str:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, ValueError) as error:  # a name too long, a forbidden folder, a character that no path has
-        raise ClipsiftError(f"{value[:200]!r}: cannot be a path ({first_line(error)}); give another") from error
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise ClipsiftError(f"{value[:200]!r}: cannot be a path ({reason}); give another") from error
     if here.exists():
         return str(here.resolve())
     if value.endswith(".json") and (packaged := find_config(value)):

@@ -13,6 +13,7 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
 
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import FINGERPRINT_LENGTH, file_fingerprint, fingerprint, read_json
@@ -55,9 +56,7 @@ def register_model(model: str) -> str:
         if not path.is_file():
             raise ClipsiftError(f"model: {model} does not exist")
         config = read_json(path)
-        missing = {"embed_dim", "vision_cfg", "text_cfg"} - set(config)
-        if missing:
-            raise ClipsiftError(f"{model}: not an open_clip architecture, it lacks {', '.join(sorted(missing))}")
+        _check_architecture(model, config)
         open_clip.add_model_config(path)
         _require_parts(model, config)
         return path.stem
@@ -70,6 +69,19 @@ def register_model(model: str) -> str:
     return model
 
 
+def _check_architecture(file: str, config: Any) -> None:
+    """Raise :class:`ClipsiftError` for what is no architecture of open_clip's, by its outline."""
+    kinds = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
+    wrong = [
+        name for name, kind in kinds.items() if not isinstance(config, dict) or not isinstance(config.get(name), kind)
+    ]
+    if wrong:
+        raise ClipsiftError(
+            f"{file}: not an open_clip architecture, it lacks {', '.join(wrong)} or has something else there; "
+            "give one such as those in configs/model"
+        )
+
+
 def _require_parts(model: str, config: dict[str, Any]) -> None:
     """See that what the text side takes from the Hugging Face hub is here, or can be fetched."""
     for part in ("hf_model_name", "hf_tokenizer_name"):
@@ -80,7 +92,7 @@ def _require_parts(model: str, config: dict[str, Any]) -> None:
 def create_clip(model: str, **options: Any) -> torch.nn.Module:
     """A CLIP with fresh random weights (from torch's global generator). ``model``: open_clip name or JSON file."""
     name = register_model(model)
-    with _quiet_open_clip():
+    with _loading(model, "an architecture", "mend it, or give another"), _quiet_open_clip():
         return open_clip.create_model(name, pretrained=None, pretrained_text=False, **options)
 
 
@@ -136,10 +148,12 @@ def _load_folder(folder: Path, pretrained: str | None) -> LoadedCLIP:
     config = read_json(folder / CONFIG_NAME)
     if not isinstance(config, dict) or not isinstance(config.get("model_cfg"), dict):
         raise ClipsiftError(f"{folder / CONFIG_NAME}: has no model_cfg; take the one that belongs to the weights")
-    _require_parts(str(folder), {"text_cfg": {}} | config["model_cfg"])
+    _check_architecture(str(folder / CONFIG_NAME), config["model_cfg"])
+    _require_parts(str(folder), config["model_cfg"])
     name = f"local-dir:{folder}"
     with _loading(str(folder), "a model folder"), _quiet_open_clip(), _own_reader() as read:
         loaded, _, preprocess = open_clip.create_model_and_transforms(name, require_pretrained=True)
+        preprocess(Image.new("RGB", (1, 1)))  # so that a preparation of nonsense is found now
         tokenizer = open_clip.get_tokenizer(name)
     preparation = _preparation(loaded, config["model_cfg"])
     return LoadedCLIP(loaded.eval(), preprocess, tokenizer, file_fingerprint(read[0]), preparation)

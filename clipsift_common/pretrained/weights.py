@@ -82,6 +82,10 @@ def _find(path: Path, loaded: Any) -> Mapping[str, Tensor]:
     if not weights:
         keys = ", ".join(sorted(map(str, loaded))[:10]) or "nothing"
         raise ClipsiftError(f"{path}: has no weights (it holds: {keys}); give a file of model.state_dict()")
+    matrices = [value for value in weights.values() if value.ndim > 1]
+    numbers = [value for value in matrices if not value.is_floating_point()]  # a few may be masks and positions
+    if 2 * len(numbers) > len(matrices):
+        raise ClipsiftError(f"{path}: its weights are {numbers[0].dtype}, no floating-point numbers; give such weights")
     return weights
 
 

@@ -246,3 +246,40 @@ def test_a_tag_that_cannot_be_fetched_says_what_to_do(monkeypatch: pytest.Monkey
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with pytest.raises(ClipsiftError, match=r"yfcc15m: .*; fetch the file where there is a"):
         load_clip("RN50", "yfcc15m")
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        None,
+        [1],
+        ARCHITECTURE | {"text_cfg": None},
+        ARCHITECTURE | {"embed_dim": "wide"},
+        ARCHITECTURE | {"embed_dim": -16},
+        ARCHITECTURE | {"vision_cfg": ARCHITECTURE["vision_cfg"] | {"colour": 3}},
+        ARCHITECTURE | {"vision_cfg": ARCHITECTURE["vision_cfg"] | {"layers": None}},
+    ],
+)
+def test_what_is_no_architecture_is_named(tmp_path: Path, architecture: Any) -> None:
+    (tmp_path / "odd.json").write_text(json.dumps(architecture))
+    with pytest.raises(ClipsiftError, match=r"odd\.json: (not|cannot be loaded as) an .*architecture.*give "):
+        create_clip(str(tmp_path / "odd.json"))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.bool, torch.complex64])
+def test_weights_that_are_no_floating_point_numbers_are_refused(
+    model: str, state: State, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    """torch would copy whole numbers into the model, and the real parts of complex ones."""
+    with pytest.raises(ClipsiftError, match=rf"a\.pt: its weights are {dtype}, no floating-point numbers; give"):
+        load(model, {name: value.to(dtype) for name, value in state.items()}, tmp_path / "a.pt")
+    beside = state | {"text.position_ids": torch.arange(77)[None]}
+    with pytest.raises(ClipsiftError, match="position_ids"):  # it is of another architecture, not another dtype
+        load(model, beside, tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("preparation", [{"mean": "grey"}, {"std": "wide"}, {"std": [0, 0, 0]}])
+def test_a_preparation_of_nonsense_is_named(state: State, tmp_path: Path, preparation: dict[str, Any]) -> None:
+    folder = folder_of(state, tmp_path / "run", "open_clip_model.safetensors", **preparation)
+    with pytest.raises(ClipsiftError, match=r"run: cannot be loaded as a model folder: .*; give"):
+        load_clip(str(folder), None)
