@@ -28,7 +28,7 @@ class DataReport:
         self.lost: Counter[str] = Counter()
         self.ignored: Counter[str] = Counter()
         self.noted: Counter[str] = Counter()
-        self.files: Counter[str] = Counter()  # by class: shard, metadata, sidecar, left_out
+        self.files: Counter[str] = Counter()  # by class: shards, metadata, sidecars, left_out
         self.examples: dict[str, list[dict[str, str]]] = {}
 
     def lose(self, cause: str, shard: str, key: str, detail: str = "", count: int = 1) -> None:

@@ -34,7 +34,7 @@ from selection.features.target import TRUSTED, load_target
 from selection.features.target_rows import checked_rows
 from selection.finished import is_done
 from selection.pool.index import PoolIndex
-from selection.pool.left_out_report import left_out_report
+from selection.pool.left_out_report import logged_report
 from selection.pool.location import Pool
 from selection.pool.remote import size_of
 from selection.recipe.gather import PoolFeatures
@@ -174,7 +174,7 @@ class Selector:
             return [sum(size_of(path) or 0 for path in [file.path, *file.feature_files]) for file in files]
 
         self.report.samples += rows
-        self.report.merge(on_rank_zero(lambda: left_out_report(pool, "metadata", rows, sizes).as_dict()))
+        self.report.merge(on_rank_zero(lambda: logged_report(pool, "metadata", rows, sizes)))
         self.report.check(self.max_loss)
         return files
 

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from clipsift_app.doctor.disk import check_disk
 from clipsift_app.doctor.evaluation_sets import check_evaluation
+from clipsift_app.doctor.files import check_files
 from clipsift_app.doctor.finding import Finding, format_findings
 from clipsift_app.doctor.launch import check_launch
 from clipsift_app.doctor.shards import check_ends, read_some
@@ -81,6 +82,7 @@ def _read(run: RunSettings, num_shards: int | None, scratch: Path) -> tuple[list
         finding, material = _quietly(run, index)
         found.append(finding)
         found += check_subsets(run, index, num_pool, exact=len(index.shards) == len(pool.shards))
+    found += check_files(run, pool, index, num_pool)
     found += check_metadata(run, pool, index, read_all=num_shards is None)
     return [*found, check_evaluation(run), *check_disk(run, pool, num_pool)], material
 

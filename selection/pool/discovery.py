@@ -77,60 +77,65 @@ def _folder_of_file(place: str) -> str | None:
 
 
 def _in_folder(place: str) -> Found:
-    fs, root = fsspec.core.url_to_fs(place)
-    listing = list_files(fs, root)
-    counts = counts_below(fs, root, [*listing.files, *listing.not_entered])
-    return _located(fs, root, classify(listing.files, listing.not_entered), counts, looked=True)
+    folder = _Folder(place)
+    listing = list_files(folder.fs, folder.root)
+    counts = counts_below(folder.fs, folder.root, [*listing.files, *listing.not_entered])
+    found = folder.found(classify(listing.files, listing.not_entered), counts, otherwise="")
+    found.shards.sort(key=lambda place: place.inside)  # tars and parquets with pictures
+    return found
 
 
 def _listed(folder: str, names: Sequence[str], counts: Mapping[str, int | None]) -> Found:
     """What some files of a folder are that were named or fit a glob, in the order given."""
     if repeated := next((name for name, times in Counter(names).items() if times > 1), None):
         raise ClipsiftError(f"pool: {folder}/{repeated} is named twice; leave one out")
-    fs, root = fsspec.core.url_to_fs(folder)
     survey = classify(dict.fromkeys(names))
     survey.shards = {name: survey.shards[name] for name in names if name in survey.shards}
-    return _located(fs, root, survey, counts, looked=False)
+    return _Folder(folder).found(survey, counts, otherwise=None)
 
 
-def _located(
-    fs: fsspec.AbstractFileSystem, root: str, survey: Survey, counts: Mapping[str, int | None], looked: bool
-) -> Found:
-    """``looked``: whether all files of the folder are in the survey; ``counts``: samples of shards, where known."""
-    top = root.rstrip("/")
-    is_local = isinstance(fs, LocalFileSystem)
+class _Folder:
+    """Makes places of paths below ``address``."""
 
-    def url(path: str) -> str:
-        return f"{top}/{path}" if is_local else str(fs.unstrip_protocol(f"{top}/{path}"))
+    def __init__(self, address: str) -> None:
+        self.fs, self.root = fsspec.core.url_to_fs(address)
+        self.is_local = isinstance(self.fs, LocalFileSystem)
+        self.location = self.url("").replace("://", "/").strip("/")
 
-    location = url("").replace("://", "/").strip("/")
+    def url(self, path: str) -> str:
+        whole = f"{self.root.rstrip('/')}/{path}"
+        return whole if self.is_local else str(self.fs.unstrip_protocol(whole))
 
-    def place(path: str, name: str) -> Place:
-        return Place(url(path), name.replace("/", "_"), path, location)
+    def found(self, survey: Survey, counts: Mapping[str, int | None], otherwise: str | None) -> Found:
+        """The files of a survey with their addresses.
 
-    parquets = _sorted_parquets(survey, url)
-    metadata = [*survey.metadata, *parquets["metadata"]]
-    left_out = [
-        replace(left, path=url(left.path), promise=left.promise and url(left.promise)) for left in survey.left_out
-    ]
-    left_out += [LeftOut(url(path), "other_parquet") for path in parquets["other"]]
-    promises = survey.shards | {path: path for path in parquets["shards"]}
-    shards = [
-        replace(
-            place(path, without_suffix(path.removeprefix(_SHARDS))),
-            promise=url(promise) if promise else counts.get(path, "" if looked else None),
+        Args:
+            counts: samples of shards, where an index says how many they are.
+            otherwise: the promise of a shard of which neither an index nor a file of the survey says it.
+        """
+        parquets = _sorted_parquets(survey, self.url)
+        promises = survey.shards | {path: path for path in parquets["shards"]}
+        others = [LeftOut(path, "other_parquet") for path in parquets["other"]]
+        metadata = map(self._metadata, [*survey.metadata, *parquets["metadata"]])
+        return Found(
+            [
+                self._shard(path, self.url(promise) if promise else counts.get(path, otherwise))
+                for path, promise in promises.items()
+            ],
+            sorted(metadata, key=lambda place: (place.name, place.inside)),
+            survey.num_sidecars,
+            [self._left_out(left) for left in [*survey.left_out, *others]],
         )
-        for path, promise in (sorted(promises.items()) if looked else promises.items())
-    ]
-    return Found(
-        shards,
-        sorted(
-            [place(path, without_suffix(path.rsplit("/", 1)[-1])) for path in metadata],
-            key=lambda found: (found.name, found.inside),
-        ),
-        survey.num_sidecars,
-        left_out,
-    )
+
+    def _shard(self, path: str, promise: str | int | None) -> Place:
+        name = without_suffix(path.removeprefix(_SHARDS)).replace("/", "_")
+        return Place(self.url(path), name, path, self.location, promise)
+
+    def _metadata(self, path: str) -> Place:
+        return Place(self.url(path), without_suffix(path.rsplit("/", 1)[-1]), path, self.location)
+
+    def _left_out(self, left: LeftOut) -> LeftOut:
+        return replace(left, path=self.url(left.path), promise=self.url(left.promise) if left.promise else "")
 
 
 def _sorted_parquets(survey: Survey, url: Callable[[str], str]) -> dict[str, list[str]]:

@@ -21,7 +21,7 @@ from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import fingerprint, read_json, wait_for
 from selection.pool.build import FORMAT, build_index
-from selection.pool.left_out_report import left_out_report
+from selection.pool.left_out_report import logged_report
 from selection.pool.location import Pool, Shard
 from selection.pool.packed.shards import is_packed
 from selection.pool.remote import Stamp, is_remote, patiently, read_range, stamp
@@ -108,9 +108,8 @@ class PoolIndex:
             build_index(pool, stamps, folder, target, workers, shard_cache)
         wait_for(target / "index.json", target / "rows.npy")
         index = cls(target, shard_cache)
-        left_out = on_rank_zero(
-            lambda: left_out_report(pool, "shards", index.report.samples, lambda: index.sizes).as_dict()
-        )
+        samples, sizes = index.report.samples, index.sizes
+        left_out = on_rank_zero(lambda: logged_report(pool, "shards", samples, lambda: sizes))
         index.report.merge(left_out)
         index.report.check(max_loss)
         if not len(index):

@@ -33,7 +33,7 @@ KINDS = {
     "hidden": Kind("names that begin with a dot"),
     "other_file": Kind("neither shards nor metadata"),
 }
-_NAMED = 3
+_NAMED = 3  # of the files of a kind
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def by_kind(left_out: Sequence[LeftOut]) -> dict[str, list[LeftOut]]:
     return {kind: group for kind, group in groups.items() if group}
 
 
-def describe(group: Sequence[LeftOut]) -> str:
-    """``2 packed_shard (a.tar.gz, b.tar.gz): compressed tars`` for files of one kind."""
-    names = ", ".join(left.path for left in group[:_NAMED]) + (", ..." if len(group) > _NAMED else "")
-    return f"{len(group):,} {group[0].kind} ({names}): {KINDS[group[0].kind].reason}"
+def describe(group: Sequence[LeftOut], location: str) -> str:
+    """``2 archive (a.zip, b.zip): no tars`` for files of one kind, by their paths below the pool's location."""
+    names = ", ".join(left.path.removeprefix(f"{location.rstrip('/')}/") for left in group[:_NAMED])
+    more = ", ..." if len(group) > _NAMED else ""
+    return f"{len(group):,} {group[0].kind} ({names}{more}): {KINDS[group[0].kind].reason}"

@@ -6,9 +6,10 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
+from typing import Any
 
 from clipsift_common.data_report import EXAMPLES_PER_CAUSE, DataReport
-from selection.pool.left_out import Family, LeftOut, by_kind, describe
+from selection.pool.left_out import KINDS, Family, LeftOut, by_kind, describe
 from selection.pool.location import Pool
 from selection.pool.promises import promised
 from selection.pool.remote import size_of
@@ -26,33 +27,50 @@ def left_out_report(pool: Pool, family: Family, samples: int, sizes: Callable[[]
 
     Args:
         family: whose samples count, those of shards or those of metadata.
-        samples: in all files that are used.
-        sizes: gives their sizes in bytes; called when they are needed.
+        samples: in the files that are used, or in some of them.
+        sizes: gives the bytes of these; called when they are needed.
     """
     report = DataReport()
-    report.files.update(shard=len(pool.shards), metadata=len(pool.metadata), sidecar=pool.num_sidecars)
+    report.files.update(shards=len(pool.shards), metadata=len(pool.metadata), sidecars=pool.num_sidecars)
     report.files.update(left_out=len(pool.left_out))
-    _say(f"pool {pool.location}: {', '.join(f'{number:,} {name}' for name, number in report.files.items())} files")
     lost = [left for left in pool.left_out if left.loses == family]
     counts = dict(zip(lost, _count(lost, samples, sizes()))) if lost else {}
     for kind, group in by_kind(pool.left_out).items():
-        found = [counts[left] for left in group if left in counts]
-        number = sum(count for count, _ in found)
-        report.samples += number
-        report.lost.update({kind: number} if found else {})
-        report.ignored.update({kind: len(group) - len(found)} if len(found) < len(group) else {})
+        for left in group:
+            if left in counts:
+                report.lost[kind] += counts[left][0]
+            else:
+                report.ignored[kind] += 1
+        report.samples += report.lost.get(kind, 0)
         report.examples[kind] = [
             {"shard": left.path, "key": "", "detail": counts.get(left, (0, ""))[1]}
             for left in group[:EXAMPLES_PER_CAUSE]
         ]
-        _say(f"pool {pool.location}: {describe(group)}" + (f"; {number:,} samples lost" if number else ""))
     return report
 
 
+def logged_report(pool: Pool, family: Family, samples: int, sizes: Callable[[], Sequence[int]]) -> dict[str, Any]:
+    """:func:`left_out_report` as plain values, what is left out logged by kind, once in a process."""
+    report = left_out_report(pool, family, samples, sizes)
+    if pool.left_out:
+        _say(logging.INFO, f"pool {pool.location}: {summarise(report)}")
+    for kind, group in by_kind(pool.left_out).items():
+        text, lost = f"pool {pool.location}: {describe(group, pool.location)}", report.lost.get(kind, 0)
+        if lost:
+            _say(logging.WARNING, f"{text}; {lost:,} samples lost; {KINDS[kind].remedy}")
+        else:
+            _say(logging.INFO, text)
+    return report.as_dict()
+
+
+def summarise(report: DataReport) -> str:
+    """``2 shards, 0 metadata, 4 sidecars, 1 left out`` of a report's files."""
+    return ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in report.files.items())
+
+
 @cache
-def _say(line: str) -> None:
-    """Log a line once in a process, though several stages survey the pool."""
-    logger.info(line)
+def _say(level: int, line: str) -> None:
+    logger.log(level, line)
 
 
 def _count(lost: Sequence[LeftOut], samples: int, sizes: Sequence[int]) -> Iterable[tuple[int, str]]:

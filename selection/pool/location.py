@@ -70,7 +70,7 @@ class Pool:
         self.num_sidecars = sum(part.num_sidecars for part in found)
         self.left_out = [left for part in found for left in part.left_out]
         if not self.shards and not self.metadata:
-            seen = "".join(f"; {describe(group)}" for group in by_kind(self.left_out).values())
+            seen = "".join(f"; {describe(group, self.location)}" for group in by_kind(self.left_out).values())
             raise ClipsiftError(f"pool: no .tar shards and no metadata at {self.location}{seen}")
 
     def part(self, shards: Sequence[Shard]) -> Pool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
-from pathlib import PurePosixPath
 
 from selection.pool.packed.shards import SHARD_SUFFIXES
 
@@ -23,14 +23,18 @@ SIDECAR_SUFFIXES = (
 SIDECAR_NAMES = ("_success", "_started", "_committed", "readme", "license", "thumbs.db", "desktop.ini")
 STATS = "_stats.json"  # the end of the name of img2dataset's statistics of a shard
 
+_TARS = SHARD_SUFFIXES + PACKED_SUFFIXES
 _TAR_AND_MORE = re.compile(r"(.+)\.tar[.~_ -][^/]*", re.IGNORECASE)
 
 
 def ending(path: str, suffixes: tuple[str, ...]) -> str:
-    """The longest of ``suffixes`` that ``path`` ends in, as it is written there; "" without one."""
+    """The one of ``suffixes`` that ``path`` ends in, as it is written there; "" without one."""
     lower = path.lower()
-    length = max((len(suffix) for suffix in suffixes if lower.endswith(suffix)), default=0)
-    return path[len(path) - length :]
+    if lower.endswith(suffixes):  # asked at once: there may be a million files
+        for suffix in suffixes:
+            if lower.endswith(suffix):
+                return path[-len(suffix) :]
+    return ""
 
 
 def shard_suffix(path: str) -> str:
@@ -40,14 +44,15 @@ def shard_suffix(path: str) -> str:
 
 def without_suffix(path: str) -> str:
     """A path without its suffix, that of a shard without the whole of it: ``a/x.tar.gz`` -> ``a/x``."""
-    suffix = ending(path, (*SHARD_SUFFIXES, *PACKED_SUFFIXES)) or PurePosixPath(path).suffix
-    return path.removesuffix(suffix)
+    return path.removesuffix(ending(path, _TARS) or posixpath.splitext(path)[1])
 
 
 def shard_of(path: str) -> str | None:
     """``a/x`` for any form of the shard ``a/x.tar``: whole, packed, half downloaded, renamed; None if it is none."""
     whole = path.removesuffix(ending(path, PARTIAL_SUFFIXES))
-    if ending(whole, (*SHARD_SUFFIXES, *PACKED_SUFFIXES, *ARCHIVE_SUFFIXES)):
+    if ending(whole, _TARS + ARCHIVE_SUFFIXES):
         return without_suffix(whole)
+    if ending(whole, SIDECAR_SUFFIXES):
+        return None
     match = _TAR_AND_MORE.fullmatch(whole)
-    return match[1] if match and not ending(whole, SIDECAR_SUFFIXES) else None
+    return match[1] if match else None

@@ -271,3 +271,23 @@ def test_two_processes_take_real_steps_together(folder: Path) -> None:
     refused = program.run(["doctor", *arguments, "--trainer.devices=1"], launcher)
     assert refused.returncode != 0
     assert "thelaunchhas2processes" in table(refused.stdout)["launch"][1]
+
+
+def test_what_a_run_would_leave_out_is_said_by_kind(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shards = folder / "pool" / "shards"
+    shutil.copy(shards / "00000001.tar", shards / "00000003.tar.lz4")
+    (shards / "00000003_stats.json").write_text('{"successes": 20}')
+    (shards / "._00000001.tar").write_bytes(b"x" * 4096)
+    (shards / "00000002.tar.part").write_bytes(b"x" * 4096)
+    run = ["--data.samples_seen=16", "--data.global_batch=16"]
+    assert doctor(folder, *run) == 1
+    found = table(capsys.readouterr().out)
+    assert found["files"] == ("ok", "3shards,0metadata,1sidecars,3leftout")
+    assert found["hidden"][0] == "ok"
+    assert found["partial_download"][0] == "warn"
+    status, said = found["packed_shard"]
+    assert status == "fail"
+    assert "1packed_shard(shards/00000003.tar.lz4)" in said
+    assert "about20sampleslost,21.74%" in said  # of 72 + 20
+    assert doctor(folder, *run, "--max_loss=0.22") == 0
+    assert table(capsys.readouterr().out)["packed_shard"][0] == "warn"

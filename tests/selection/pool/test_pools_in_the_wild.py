@@ -147,7 +147,7 @@ def test_what_cannot_be_used_is_lost_and_stops_the_run(
     if kind != "packed_shard":  # whose size is another one
         assert dict(report.lost) == {kind: TEN}
     assert (len(index), len(index) + TEN) == (2 * TEN, there)
-    assert report.files == {"shard": 2, "left_out": 1}
+    assert report.files == {"shards": 2, "left_out": 1}
     assert len([line for line in caplog.messages if kind in line and "samples lost" in line]) == 1
     with pytest.raises(
         ClipsiftError, match=rf"of \d+ samples lost .*{kind} \d+\), above max_loss 1.00%; first: {pool}/b/"
@@ -167,7 +167,7 @@ def test_img2dataset_tells_how_many_samples_a_file_had(promise: str, tmp_path: P
     report = index_of(pool, tmp_path / "cache").report
     assert dict(report.lost) == {"packed_shard": 7}
     assert report.samples == 2 * TEN + 7
-    assert report.files == {"shard": 2, "sidecar": 1, "left_out": 1}
+    assert report.files == {"shards": 2, "sidecars": 1, "left_out": 1}
 
 
 def test_a_shard_that_only_its_statistics_speak_of_is_lost(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_nothing_is_lost_with_copies_checksums_and_hidden_files(tmp_path: Path) 
     report = index_of(pool, tmp_path / "cache", max_loss=0.0).report
     assert report.samples == 2 * TEN
     assert dict(report.ignored) == {"partial_download": 1, "copy_of_shard": 1, "hidden": 2, "other_file": 1}
-    assert report.files == {"shard": 2, "sidecar": 1, "left_out": 5}
+    assert report.files == {"shards": 2, "sidecars": 1, "left_out": 5}
 
 
 def test_one_line_tells_of_any_number_of_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
