@@ -170,8 +170,12 @@ class Selector:
         assert isinstance(self.pool, Pool)
         pool, rows = self.pool, sum(file.num_rows() for file in files)
 
-        def sizes() -> list[int]:
-            return [sum(size_of(path) or 0 for path in [file.path, *file.feature_files]) for file in files]
+        def sizes(kind: str) -> list[int]:
+            of_features = kind == "features_alone"
+            return [
+                sum(size_of(path) or 0 for path in (file.feature_files if of_features else [file.path]))
+                for file in files
+            ]
 
         self.report.samples += rows
         self.report.merge(on_rank_zero(lambda: logged_report(pool, "metadata", rows, sizes)))

@@ -21,7 +21,7 @@ def check_files(run: RunSettings, pool: Pool, index: PoolIndex | None, num_pool:
         num_pool: samples in all shards, about.
     """
     samples, sizes = (index.report.samples, index.sizes) if index else (0, [])
-    report = left_out_report(pool, "shards", samples, lambda: sizes)
+    report = left_out_report(pool, "shards", samples, lambda _: sizes)
     yield Finding("files", "ok", summarise(report))
     share = report.num_lost / max(num_pool + report.num_lost, 1)
     for kind, group in by_kind(pool.left_out).items():

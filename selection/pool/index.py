@@ -109,7 +109,7 @@ class PoolIndex:
         wait_for(target / "index.json", target / "rows.npy")
         index = cls(target, shard_cache)
         samples, sizes = index.report.samples, index.sizes
-        left_out = on_rank_zero(lambda: logged_report(pool, "shards", samples, lambda: sizes))
+        left_out = on_rank_zero(lambda: logged_report(pool, "shards", samples, lambda _: sizes))
         index.report.merge(left_out)
         index.report.check(max_loss)
         if not len(index):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any
@@ -16,10 +16,11 @@ from selection.pool.remote import size_of
 
 logger = logging.getLogger("clipsift")
 
+Sizes = Callable[[str], Sequence[int]]
 _READERS = 16  # files asked at a time
 
 
-def left_out_report(pool: Pool, family: Family, samples: int, sizes: Callable[[], Sequence[int]]) -> DataReport:
+def left_out_report(pool: Pool, family: Family, samples: int, sizes: Sizes) -> DataReport:
     """The files of ``pool`` by class, what is left out by kind, and the samples that are lost with it.
 
     A file holds as many samples as img2dataset's files beside it promise; without these as many as its size suggests,
@@ -28,20 +29,19 @@ def left_out_report(pool: Pool, family: Family, samples: int, sizes: Callable[[]
     Args:
         family: whose samples count, those of shards or those of metadata.
         samples: in the files that are used, or in some of them.
-        sizes: gives the bytes of these; called when they are needed.
+        sizes: of a kind, gives the bytes of these files, to compare with; called when they are needed.
     """
     report = DataReport()
     report.files.update(shards=len(pool.shards), metadata=len(pool.metadata), sidecars=pool.num_sidecars)
     report.files.update(left_out=len(pool.left_out))
-    lost = [left for left in pool.left_out if left.loses == family]
-    counts = dict(zip(lost, _count(lost, samples, sizes()))) if lost else {}
     for kind, group in by_kind(pool.left_out).items():
-        for left in group:
-            if left in counts:
-                report.lost[kind] += counts[left][0]
-            else:
-                report.ignored[kind] += 1
-        report.samples += report.lost.get(kind, 0)
+        lost = [left for left in group if left.loses == family]
+        counts = dict(zip(lost, _count(lost, samples, sizes(kind)))) if lost else {}
+        if lost:
+            report.lost[kind] = sum(count for count, _ in counts.values())
+            report.samples += report.lost[kind]
+        if len(lost) < len(group):
+            report.ignored[kind] = len(group) - len(lost)
         report.examples[kind] = [
             {"shard": left.path, "key": "", "detail": counts.get(left, (0, ""))[1]}
             for left in group[:EXAMPLES_PER_CAUSE]
@@ -49,7 +49,7 @@ def left_out_report(pool: Pool, family: Family, samples: int, sizes: Callable[[]
     return report
 
 
-def logged_report(pool: Pool, family: Family, samples: int, sizes: Callable[[], Sequence[int]]) -> dict[str, Any]:
+def logged_report(pool: Pool, family: Family, samples: int, sizes: Sizes) -> dict[str, Any]:
     """:func:`left_out_report` as plain values, what is left out logged by kind, once in a process."""
     report = left_out_report(pool, family, samples, sizes)
     if pool.left_out:
@@ -73,7 +73,7 @@ def _say(level: int, line: str) -> None:
     logger.log(level, line)
 
 
-def _count(lost: Sequence[LeftOut], samples: int, sizes: Sequence[int]) -> Iterable[tuple[int, str]]:
+def _count(lost: Sequence[LeftOut], samples: int, sizes: Sequence[int]) -> list[tuple[int, str]]:
     """(Samples lost with a file, how one knows) for each."""
     size = sum(sizes) / max(len(sizes), 1)
     with ThreadPoolExecutor(_READERS) as readers:

@@ -292,3 +292,45 @@ def test_small_files_are_scored_together_and_large_ones_alone(tmp_path: Path) ->
     assert blocks == [["a"], ["b", "c", "d", "e"]]
     assert len(make_blocks(files, sizes, 0)) == 5
     assert [len(block) for block in make_blocks(files, sizes, 1000)] == [5]
+
+
+def test_metadata_in_sub_folders_is_used_and_what_has_no_parquet_is_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = tmp_path / "pool"
+    write_metadata(pool / "metadata" / "part0", "a", 1, 30)
+    write_metadata(pool / "metadata" / "part1" / "deep", "a", 100, 30)
+    write_metadata(pool, "b", 200, 30)
+    for name in ("metadata/._a.parquet", "metadata/part0/._a.npz", "metadata/part0/.a.parquet.crc"):
+        (pool / name).write_bytes(b"\0" * 4096)
+    selection = Selection(None, "l14", [{"score": "clip_score", "keep": 1.0}])
+    machine = Machine(accelerator="cpu", devices=1)
+
+    def run(name: str, max_loss: float) -> dict[str, Any]:
+        out = tmp_path / name
+        Selector(selection, Pool(str(pool)), out, tmp_path / "c", 0, machine, max_loss=max_loss).run()
+        return read_json(out / "selection" / "data_report.json")
+
+    report = run("whole", 0.0)
+    assert (report["samples"], report["lost"], report["ignored"]) == (90, {}, {"hidden": 3})
+    assert len(Subset.load(tmp_path / "whole" / "selection" / "subset.npy")) == 90
+    (pool / "metadata" / "part0" / "a.parquet").rename(pool / "metadata" / "part0" / "a.parquet.part")
+    report = run("lossy", 0.4)
+    assert report["samples"] == 90
+    assert report["lost"] == {"features_alone": 30}
+    with pytest.raises(ClipsiftError, match=r"30 of 90 samples lost \(33.33%; features_alone 30\)"):
+        run("strict", 0.3)
+    assert not (tmp_path / "strict" / "selection" / "scores").exists()  # it ends before anything is scored
+
+
+def test_parquets_of_other_kinds_are_no_metadata(tmp_path: Path) -> None:
+    write_metadata(tmp_path, "a", 1, 9)
+    for name in ("history", "deep/er/notes"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"step": [1, 2]}), tmp_path / f"{name}.parquet")
+    pq.write_table(pa.table({"uid": ["1"]}), tmp_path / "plain.parquet")
+    pool = Pool(str(tmp_path))
+    assert [file.name for file in pool.metadata] == ["a", "plain"]
+    assert {left.path for left in pool.left_out} == {
+        f"{tmp_path}/{name}.parquet" for name in ("history", "deep/er/notes")
+    }
