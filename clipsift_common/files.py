@@ -138,6 +138,15 @@ class Contents:
 
         Raises :class:`ClipsiftError` for what is not there or cannot be read.
         """
+        contents = self.each(source, files)
+        is_file = files is None and Path(source).is_file()
+        return next(iter(contents.values())) if is_file else fingerprint(contents)
+
+    def each(self, source: str, files: Sequence[str | Path] | None = None) -> dict[str, str]:
+        """The fingerprint of the content of each of ``files`` (see :meth:`of`), in order, by its name below ``source``.
+
+        Raises as :meth:`of`.
+        """
         root = Path(source).resolve()
         note = self.folder / f"{fingerprint(str(root))}.json"
         known = read_json(note) if note.is_file() else {}
@@ -162,5 +171,4 @@ class Contents:
         kept = {name: [stamp, content] for name, (stamp, content) in found.items() if max(stamp[1:3]) < settled}
         if kept != known:
             write_json(note, kept)
-        contents = {name: content for name, (_, content) in found.items()}
-        return next(iter(contents.values())) if files == [root] else fingerprint(contents)
+        return {name: content for name, (_, content) in found.items()}

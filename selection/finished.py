@@ -10,6 +10,8 @@ from typing import Any
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import file_fingerprint, fingerprint, read_json
 
+_POOL = "the pool's features"
+
 logger = logging.getLogger("clipsift")
 
 
@@ -70,10 +72,15 @@ def _differences(there: Mapping[str, Any], about: Mapping[str, Any]) -> list[str
     then, now = there["parents"], about["parents"]
     found = [f"what {name} holds" for name, content in now["inputs"].items() if then["inputs"].get(name) != content]
     found += [f"the code of {name}" for name, version in now["code"].items() if then["code"].get(name) != version]
-    found += ["the pool's features"] if then["features"] != now["features"] else []
+    found += [_POOL] if then["features"] != now["features"] else []
     return found + [name for name in ("seed",) if there[name] != about[name]]
 
 
 def _other(folder: Path, differences: list[str]) -> ClipsiftError:
     what = f" ({', '.join(differences)})" if differences else ""
-    return ClipsiftError(f"{folder}: holds a selection made with other settings{what}; use another --out or delete it")
+    cached = (
+        "; with the same --cache only what is new in the pool is embedded and scored" if _POOL in differences else ""
+    )
+    return ClipsiftError(
+        f"{folder}: holds a selection made with other settings{what}; use another --out or delete it{cached}"
+    )

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from clipsift_common.clip import LoadedCLIP
@@ -20,7 +17,6 @@ from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import (
     Contents,
     array_fingerprint,
-    atomic_path,
     file_fingerprint,
     fingerprint,
     wait_for,
@@ -43,10 +39,9 @@ from selection.recipe.stream import choose
 from selection.scoring.column import by_content
 from selection.scoring.columns import BLOCK_ROWS, ScorePlan, column_keys, write_scores
 from selection.settings import Selection
-from selection.uids import uid_column
+from selection.source import Source, metadata_source, uid_files
 
 EMBEDDED = "teacher"  # prefix of the feature arrays that we make ourselves
-OPEN_FILES = 16  # metadata files whose ends are read at a time; an object store takes its time for each
 
 
 @dataclass
@@ -112,7 +107,7 @@ class Selector:
         if on_rank_zero(lambda: is_done(folder, about, source.identity_before)):
             return folder / "subset.npy"
         files = source.make()
-        plan = self._plan(source.identity, inputs)
+        plan = replace(self._plan(inputs), content=source.content)
         lost = write_scores(files, plan, folder / "scores")
         if source.is_counted:
             lost.samples = 0
@@ -144,11 +139,11 @@ class Selector:
         there = {name: place for name, place in places.items() if place and Path(place).exists()}
         return {name: contents.of(place) for name, place in there.items() if name not in given} | given
 
-    def _source(self) -> _Source:
+    def _source(self) -> Source:
         """What is scored: arrays, the pool's metadata, or what is made here from its tars."""
         pool = self.pool
         if isinstance(pool, Arrays):
-            return _Source(pool.fingerprint(), lambda: [pool])
+            return Source(pool.fingerprint(), lambda: [pool])
         if self.selection.features or (pool.metadata and not self.clip):
             files = [FeatureFile(file.url, self.selection.features, file.name) for file in pool.metadata]
             if not files:
@@ -156,14 +151,13 @@ class Selector:
                     f"pool: {pool.location} has no metadata/*.parquet with features "
                     f"{self.selection.features}; give a teacher instead"
                 )
-            before, identity = on_rank_zero(lambda: _fingerprints(files, pool, Contents(self.cache / "contents")))
-            return _Source(identity, lambda: self._weighed(files), before, is_counted=True)
+            return metadata_source(files, pool, Contents(self.cache / "contents"), lambda: self._weighed(files))
         if self.clip is None:
-            return _Source(self.index.fingerprint, self._listed, is_counted=True)
+            return Source(self.index.fingerprint, self._listed, is_counted=True)
         index, precision = self.index.fingerprint, self.selection.embedding.precision
         identity = fingerprint([index, self.clip.identity, precision])
         before = fingerprint([index, self.clip.fingerprint, precision])
-        return _Source(identity, lambda: self._embedded(identity), before, is_counted=True)
+        return Source(identity, lambda: self._embedded(identity), before, is_counted=True)
 
     def _weighed(self, files: list[FeatureFile]) -> list[FeatureFile]:
         """The pool's metadata, when not too much of it is left out."""
@@ -187,27 +181,29 @@ class Selector:
         assert self.clip is not None
         self.report.merge(self.index.report)
         embedding = self.selection.embedding
+        folder = self.cache / "features"
+        before, shared = folder / identity, folder / fingerprint([self.clip.identity, embedding.precision])
+        by_pool = on_rank_zero(before.is_dir)  # of an earlier release, which embedded a pool that has grown anew
         files, lost = embed(
             self.index,
             self.clip,
-            self.cache / "features" / identity,
+            before if by_pool else shared,
             EMBEDDED,
             self.machine,
             embedding.batch_size,
             num_workers(embedding.workers, self.machine),
             embedding.precision,
+            by_content=not by_pool,
         )
         self.report.merge(lost)
         return files
 
     def _listed(self) -> list[FeatureFile]:
-        """Metadata without features: the uids of the index, for recipes that look at no feature."""
+        """The uids of the index."""
         self.report.merge(self.index.report)
-        folder = self.cache / "features" / self.index.fingerprint
-        on_rank_zero(lambda: _write_uids(self.index, folder))
-        return [FeatureFile(str(folder / f"{shard.name}.parquet")) for shard in self.index.shards]
+        return uid_files(self.index, self.cache / "features" / fingerprint("uids"))
 
-    def _plan(self, features: str, inputs: Mapping[str, str]) -> ScorePlan:
+    def _plan(self, inputs: Mapping[str, str]) -> ScorePlan:
         device = device_of(self.machine)
         loaded: dict[str, torch.Tensor] = {}
         name = self.selection.features or EMBEDDED
@@ -228,42 +224,8 @@ class Selector:
         block_rows = 0 if self.selection.per_file else BLOCK_ROWS
         columns = self.recipe.columns
         normalise = self.selection.normalise
-        keys = column_keys(columns, features, self.seed, contents, block_rows, normalise)
+        keys = column_keys(columns, self.seed, contents, normalise)
         return ScorePlan(columns, keys, self.cache / "scores", self.seed, device, target, block_rows, normalise)
-
-
-@dataclass(frozen=True)
-class _Source:
-    """What is scored.
-
-    Attributes:
-        identity: of its content.
-        make: makes it now.
-        identity_before: what ``subset.json`` had as its identity before.
-        is_counted: whether making it counts its samples in the selector's report.
-    """
-
-    identity: str
-    make: Callable[[], Sequence[FeatureRows]]
-    identity_before: str | None = None
-    is_counted: bool = False
-
-
-def _fingerprints(files: list[FeatureFile], pool: Pool, contents: Contents) -> tuple[str, str]:
-    """Of footers and features' checksums alone; and of these with all that is in the files, when they are here."""
-    with ThreadPoolExecutor(OPEN_FILES) as opened:
-        footers = fingerprint(list(opened.map(FeatureFile.fingerprint, files)))
-    local = [path for file in files for path in file.local_files()]
-    return footers, fingerprint([footers, contents.of(pool.location, local)]) if local else footers
-
-
-def _write_uids(index: PoolIndex, folder: Path) -> None:
-    for number, shard in enumerate(index.shards):
-        path = folder / f"{shard.name}.parquet"
-        if not path.is_file():
-            rows = index.shard_rows(number)
-            with atomic_path(path) as temporary:
-                pq.write_table(pa.table({"uid": uid_column(index.uids[rows.start : rows.stop])}), temporary)
 
 
 def _finish(folder: Path, about: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from selection.pool.index import PoolIndex
 Batch = dict[str, Any]
 Features = dict[str, torch.Tensor]
 
+_SHARD = "shard"  # key of a report: the fingerprint of the shard's samples
 _NOTE = ".embedding.json"  # beside the features: how they are made; no shard has such a name
 
 
@@ -91,9 +92,9 @@ class _FeatureWriter(BasePredictionWriter):
     Until then features stay on the device, which would be waited for at every batch else.
     """
 
-    def __init__(self, folder: Path, name: str, index: PoolIndex, progress: Progress) -> None:
+    def __init__(self, files: Mapping[int, FeatureFile], index: PoolIndex, progress: Progress) -> None:
         super().__init__("batch")
-        self.folder, self.name, self.index, self.progress = folder, name, index, progress
+        self.files, self.index, self.progress = files, index, progress
         self.skipped = 0
         self.pending: list[tuple[Batch, Features]] = []
 
@@ -130,9 +131,12 @@ class _FeatureWriter(BasePredictionWriter):
             torch.cat([features[tower] for features in done]).cpu().numpy() if done else np.zeros((0, 1), np.float32)
             for tower in ("image", "text")
         )
-        stem = self.index.shards[shard].name
-        write_json(self.folder / f"{stem}.json", report.as_dict())
-        write_feature_file(self.folder, self.name, stem, self.index.uids[rows], captions, image, text)
+        file = self.files[shard]
+        path = Path(file.path)
+        path.unlink(missing_ok=True)  # of what the shard held before
+        about = report.as_dict() | {_SHARD: self.index.shard_fingerprints[shard]}
+        write_json(_report_of(file), about)
+        write_feature_file(path.parent, str(file.name), path.stem, self.index.uids[rows], captions, image, text)
 
 
 def embed(
@@ -144,12 +148,16 @@ def embed(
     batch_size: int = 256,
     workers: int = 0,
     precision: str = "32-true",
+    by_content: bool = False,
 ) -> tuple[list[FeatureFile], DataReport]:
     """Write the features of every pair of the pool into ``folder``; resume where an earlier call stopped.
+
+    Shards whose samples are those that were embedded are not embedded again, so a pool may grow and change.
 
     Args:
         name: prefix of the npz arrays (``l14`` makes ``l14_img`` and ``l14_txt``).
         precision: Lightning's word for the arithmetic of the towers.
+        by_content: name the files by what the shards hold, too: several pools, and states of one, share ``folder``.
 
     Returns:
         The feature files in shard order, and what could not be decoded (of the samples that the index counts).
@@ -162,8 +170,13 @@ def embed(
         raise ClipsiftError("precision: 16-mixed needs a GPU; take 32-true or bf16-mixed")
     on_rank_zero(lambda: _claim(folder, {"teacher": clip.identity, "name": name, "precision": precision}))
     shards = [shard for shard in range(len(index.shards)) if len(index.shard_rows(shard))]
+    files = {}
+    for shard in shards:
+        called = index.shards[shard].name
+        stem = index.content_name(shard) if by_content else called
+        files[shard] = FeatureFile(str(folder / f"{stem}.parquet"), name, called)
     mine = shards[rank() :: world_size()]
-    todo = [shard for shard in mine if not (folder / f"{index.shards[shard].name}.parquet").is_file()]
+    todo = [shard for shard in mine if not _is_made(files[shard], index.shard_fingerprints[shard])]
     num_rows = {shard: len(index.shard_rows(shard)) for shard in mine}
     with Progress("embed", sum(num_rows.values()), "pairs") as progress:
         progress.resume(sum(num_rows[shard] for shard in mine if shard not in todo))
@@ -171,13 +184,23 @@ def embed(
             batches = _ShardBatches(index, clip, todo, batch_size)
             pin = device.type == "cuda"
             loader = torch.utils.data.DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pin)
-            writer = _FeatureWriter(folder, name, index, progress)
+            writer = _FeatureWriter(files, index, progress)
             trainer = make_lone_trainer(machine, precision=precision, callbacks=[writer])  # others may have less to do
             with num_threads(1):  # on a CPU; features must not depend on the number of processes
                 trainer.predict(_Embedder(clip), sent_ahead(loader, device), return_predictions=False)
     barrier()
-    files = [FeatureFile(str(folder / f"{index.shards[shard].name}.parquet"), name) for shard in shards]
-    return files, DataReport.from_dict(on_rank_zero(lambda: _merged_report(folder, files).as_dict()))
+    made = list(files.values())
+    return made, DataReport.from_dict(on_rank_zero(lambda: _merged_report(made).as_dict()))
+
+
+def _report_of(file: FeatureFile) -> Path:
+    """Where it says what of the shard could not be decoded, and which samples the shard held."""
+    return Path(file.path).with_suffix(".json")
+
+
+def _is_made(file: FeatureFile, shard: str) -> bool:
+    """Whether the features of a shard with these samples are there; an earlier release did not note the samples."""
+    return Path(file.path).is_file() and read_json(_report_of(file)).get(_SHARD, shard) == shard
 
 
 def _claim(folder: Path, how: dict[str, str]) -> None:
@@ -208,9 +231,9 @@ def embed_images(
     return torch.cat(features).numpy() if features else np.empty((0, 0), np.float32)
 
 
-def _merged_report(folder: Path, files: list[FeatureFile]) -> DataReport:
+def _merged_report(files: list[FeatureFile]) -> DataReport:
     report = DataReport()
     for file in files:
-        wait_for(folder / f"{file.stem}.json")
-        report.merge(read_json(folder / f"{file.stem}.json"))
+        wait_for(_report_of(file))
+        report.merge(read_json(_report_of(file)))
     return report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -128,12 +129,19 @@ def _merge(pool: Pool, stamps: list[Stamp], folder: Path, target: Path) -> None:
     rows = rows[~repeated]
     with atomic_path(target / "rows.npy") as temporary, open(temporary, "wb") as out:
         np.save(out, rows, allow_pickle=False)
+    starts = np.searchsorted(rows["shard"], np.arange(len(pool.shards) + 1)).tolist()
     about = {
         "shards": [[shard.url, shard.name] for shard in pool.shards],
         "stamps": stamps,
         "sizes": sizes,
-        "starts": np.searchsorted(rows["shard"], np.arange(len(pool.shards) + 1)).tolist(),
-        "fingerprint": array_fingerprint(rows["uid"], rows["image_size"], rows["text_size"]),
+        "starts": starts,
+        "fingerprint": samples_fingerprint(rows),
+        "shard_fingerprints": [samples_fingerprint(rows[start:stop]) for start, stop in pairwise(starts)],
         "report": report.as_dict(),
     }
     write_json(target / "index.json", about)
+
+
+def samples_fingerprint(rows: np.ndarray) -> str:
+    """What tells these samples (rows of an index) from others: their uids and sizes, in order."""
+    return array_fingerprint(rows["uid"], rows["image_size"], rows["text_size"])

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +21,7 @@ from clipsift_common.data_report import DataReport
 from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import fingerprint, read_json, wait_for
-from selection.pool.build import FORMAT, build_index
+from selection.pool.build import FORMAT, build_index, samples_fingerprint
 from selection.pool.left_out_report import logged_report
 from selection.pool.location import Pool, Shard
 from selection.pool.packed.shards import is_packed
@@ -66,6 +67,7 @@ class PoolIndex:
         self._stamps: list[Stamp] = about["stamps"]
         self.starts: list[int] = about["starts"]  # first row of each shard, and the end
         self.fingerprint: str = about["fingerprint"]
+        self._shard_fingerprints: list[str] | None = about.get("shard_fingerprints")
         self.report = DataReport.from_dict(about["report"])
         self.rows: np.memmap = np.load(folder / "rows.npy", mmap_mode="r", allow_pickle=False)
         self._table = open(folder / "rows.npy", "rb", buffering=0)  # noqa: SIM115 - lives as long as the index
@@ -134,6 +136,15 @@ class PoolIndex:
     def shard_rows(self, shard: int) -> range:
         """The rows of one shard."""
         return range(self.starts[shard], self.starts[shard + 1])
+
+    @cached_property
+    def shard_fingerprints(self) -> list[str]:
+        """What :attr:`fingerprint` is for the pool, for each shard; an index of an earlier release does not have it."""
+        return self._shard_fingerprints or [samples_fingerprint(self.rows[a:b]) for a, b in pairwise(self.starts)]
+
+    def content_name(self, shard: int) -> str:
+        """A file name for what is made of a shard, in a folder that several pools and states of a pool share."""
+        return f"{self.shards[shard].name}-{self.shard_fingerprints[shard]}"
 
     def rows_of(self, subset: Subset) -> np.ndarray:
         """(m,) int64 rows of the subset's samples that are in the pool, in pool order, repeated by multiplicity."""

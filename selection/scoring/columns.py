@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import methodcaller
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from clipsift_common.data_report import DataReport
-from clipsift_common.distributed import barrier, gather_objects, rank, world_size
+from clipsift_common.distributed import gather_objects, on_rank_zero, rank, world_size
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import fingerprint
 from clipsift_common.progress import Progress
@@ -38,14 +39,15 @@ class ScorePlan:
 
     Args:
         columns: the scores, each a step's own or part of a combination.
-        keys: identity of each column by name: its features, options, targets, seed and blocks. A file of another
-            identity is stale.
+        keys: identity of each column by name, of whatever file: its score, options, targets and seed.
         cache: where columns are kept by identity, so that another recipe of the same scores finds them.
         seed: the run's.
         device: where scores are computed.
         target: features of a target set by name.
         block_rows: see :func:`make_blocks`.
         normalise: bring every row of features to unit length first.
+        content: hash of what is in a file. A score is known by its column's key and the content of its block's files,
+            so that in a pool that has grown only what is new is computed.
     """
 
     columns: tuple[Column, ...]
@@ -56,15 +58,23 @@ class ScorePlan:
     target: Callable[[str], torch.Tensor]
     block_rows: int = BLOCK_ROWS
     normalise: bool = False
+    content: Callable[[FeatureRows], str] = methodcaller("fingerprint")
 
-    @property
-    def parent(self) -> str:
-        """Identity of a score file."""
-        return fingerprint([[column.name, self.keys[column.name]] for column in self.columns])
+    def of_block(self, block: Sequence[FeatureRows]) -> str:
+        """Content of a block: of its files, in order."""
+        return fingerprint([[file.stem, self.content(file)] for file in block])
 
-    def cached(self, column: Column, file: FeatureRows) -> Path:
-        """Where a column's scores of a file are kept."""
-        return self.cache / self.keys[column.name] / f"{file.stem}.parquet"
+    def parent(self, content: str) -> str:
+        """Identity of the score files of a block."""
+        return fingerprint([[column.name, self.key(column, content)] for column in self.columns])
+
+    def key(self, column: Column, content: str) -> str:
+        """Identity of a column's scores in a block."""
+        return fingerprint([self.keys[column.name], content])
+
+    def cached(self, column: Column, content: str, file: FeatureRows) -> Path:
+        """Where a column's scores of a block's file are kept."""
+        return self.cache / self.keys[column.name] / f"{file.stem}-{content}.parquet"
 
 
 def make_blocks(files: Sequence[FeatureRows], sizes: Sequence[int], block_rows: int) -> list[list[FeatureRows]]:
@@ -94,7 +104,8 @@ def write_scores(files: Sequence[FeatureRows], plan: ScorePlan, folder: Path) ->
     """Write ``folder/<stem>.parquet`` (uid, one float32 column per score) for every feature file.
 
     Blocks are split over ranks; a block depends on nothing but its own files, the plan and its position-free seed, so
-    the files are the same for any number of processes. Files that are there and have the plan's parent are kept.
+    the files are the same for any number of processes. Files that are there and were made of the same are kept, those
+    of files that the pool no longer has are removed.
 
     Returns:
         Counts of rows whose features could not be used (``bad_features``), or whose uid the file has already
@@ -105,31 +116,32 @@ def write_scores(files: Sequence[FeatureRows], plan: ScorePlan, folder: Path) ->
     report = DataReport()
     with Progress("score", sum(file.num_rows() for block in mine for file in block), "pairs") as progress:
         for block in mine:
-            rows = sum(file.num_rows() for file in block)
-            done = all(lost_rows_of(folder / f"{file.stem}.parquet", plan.parent) is not None for file in block)
-            if done:
+            rows, content = sum(file.num_rows() for file in block), plan.of_block(block)
+            parent, paths = plan.parent(content), [folder / f"{file.stem}.parquet" for file in block]
+            if all(lost_rows_of(path, parent) is not None for path in paths):
                 progress.resume(progress.done + rows)
             else:
-                _write_block(block, plan, folder)
+                _write_block(block, content, plan, folder)
                 progress.advance(rows)
             report.samples += rows
-            for file in block:
-                for cause, lost in (lost_rows_of(folder / f"{file.stem}.parquet", plan.parent) or {}).items():
+            for file, path in zip(block, paths):
+                for cause, lost in (lost_rows_of(path, parent) or {}).items():
                     for row in lost:
                         report.lose(cause, file.stem, f"row {row}", _CAUSES[cause])
-    barrier()
+    on_rank_zero(lambda: _remove_others(files, folder))
     merged = DataReport()
     for other in gather_objects(report.as_dict()):
         merged.merge(other)
     return merged
 
 
-def _write_block(block: Sequence[FeatureRows], plan: ScorePlan, folder: Path) -> None:
+def _write_block(block: Sequence[FeatureRows], content: str, plan: ScorePlan, folder: Path) -> None:
     """Compute the columns that the cache does not have, then put all of them into the block's score files."""
+    keys = {column.name: plan.key(column, content) for column in plan.columns}
     missing = [
         column
         for column in plan.columns
-        if any(lost_rows_of(plan.cached(column, file), plan.keys[column.name]) is None for file in block)
+        if any(lost_rows_of(plan.cached(column, content, file), keys[column.name]) is None for file in block)
     ]
     if missing:
         lost, features = _features(block, plan)
@@ -139,12 +151,21 @@ def _write_block(block: Sequence[FeatureRows], plan: ScorePlan, folder: Path) ->
             scores = _score(column, good, features, block[0].path)
             for file, start, stop in zip(block, starts, starts[1:]):
                 rows: LostRows = {cause: np.flatnonzero(mask[start:stop]).tolist() for cause, mask in lost.items()}
-                write_score_file(plan.cached(column, file), {_CACHED: scores[start:stop]}, plan.keys[column.name], rows)
+                path = plan.cached(column, content, file)
+                write_score_file(path, {_CACHED: scores[start:stop]}, keys[column.name], rows)
     for file in block:
-        cached = {column.name: ScoreFile(0, plan.cached(column, file)) for column in plan.columns}
-        lost_rows = next((lost_rows_of(part.path, plan.keys[name]) or {} for name, part in cached.items()), {})
+        cached = {column.name: ScoreFile(0, plan.cached(column, content, file)) for column in plan.columns}
+        lost_rows = next((lost_rows_of(part.path, keys[name]) or {} for name, part in cached.items()), {})
         values = {name: part.column(_CACHED) for name, part in cached.items()}
-        write_score_file(folder / f"{file.stem}.parquet", values, plan.parent, lost_rows, file.uids())
+        write_score_file(folder / f"{file.stem}.parquet", values, plan.parent(content), lost_rows, file.uids())
+
+
+def _remove_others(files: Sequence[FeatureRows], folder: Path) -> None:
+    """Score files of what is no longer in the pool; whoever reads the folder would take them for the pool's."""
+    stems = {file.stem for file in files}
+    for path in folder.glob("*.parquet"):
+        if path.stem not in stems:
+            path.unlink()
 
 
 def _score(column: Column, good: np.ndarray, features: FeatureBlock, path: str) -> np.ndarray:
@@ -246,26 +267,14 @@ def _stacked(block: Sequence[FeatureRows], tower: str) -> np.ndarray:
 
 
 def column_keys(
-    columns: Sequence[Column],
-    features: str,
-    seed: int,
-    contents: Mapping[str, str],
-    block_rows: int,
-    normalise: bool = False,
+    columns: Sequence[Column], seed: int, contents: Mapping[str, str], normalise: bool = False
 ) -> dict[str, str]:
-    """Identity of each score column by name.
+    """Identity of each score column by name, of whatever file.
 
     Args:
-        features: identity of the features.
         contents: fingerprints of what the options' names stand for: targets' features, language models.
     """
-    shared = [
-        features,
-        seed,
-        block_rows,
-        normalise,
-        features_needed(columns),
-    ]  # rows lacking one needed tower have no score
+    shared = [seed, normalise, features_needed(columns)]  # rows lacking one needed tower have no score
     return {
         column.name: fingerprint(
             [shared, column.score, SCORES[column.score].version, by_content(column.options, contents)]

@@ -117,7 +117,7 @@ def test_a_killed_run_goes_on_to_the_same_end(workspace: Path, finished: Path) -
     arguments = ["reproduce", f"--config={workspace / 'config.yaml'}", f"--out={out}"]
     stages = (
         "cache/teacher/*/training/last.ckpt",  # while the teacher trains
-        "cache/features/*/00000000.parquet",  # while the pool is embedded
+        "cache/features/*/00000000-*.parquet",  # while the pool is embedded
         "selection/scores/00000000.parquet",  # between scores and subset
         "training/last.ckpt",  # while the student trains
         "evaluation/eval_results.jsonl",  # between two tasks

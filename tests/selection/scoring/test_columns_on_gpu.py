@@ -36,7 +36,7 @@ def test_columns_are_computed_on_the_plans_device(tmp_path: Path, monkeypatch: p
     file = FeatureFile(str(tmp_path / "metadata" / "0.parquet"), "l14")
     target = torch.from_numpy(image[:9].copy())
     columns = ParsedRecipe.parse(STEPS).columns
-    keys = column_keys(columns, "features", 0, {"t": "print"}, 0)
+    keys = column_keys(columns, 0, {"t": "print"})
 
     def scores(device: torch.device, target: torch.Tensor) -> dict[str, np.ndarray]:
         folder = tmp_path / device.type

@@ -45,7 +45,7 @@ def files(tmp_path: Path) -> list[FeatureFile]:
 def plan_of(tmp_path: Path, *steps: dict[str, Any], seed: int = 0) -> ScorePlan:
     columns = ParsedRecipe.parse(list(steps)).columns
     target = torch.nn.functional.normalize(torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), dim=1)
-    keys = column_keys(columns, "features", seed, {"t": "print"}, 0)
+    keys = column_keys(columns, seed, {"t": "print"})
     return ScorePlan(columns, keys, tmp_path / "cache", seed, torch.device("cpu"), lambda _: target, 0)
 
 
@@ -101,7 +101,7 @@ def test_a_damaged_score_file_is_made_again(files: list[FeatureFile], tmp_path: 
     path = tmp_path / "one" / "0.parquet"
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
-    assert lost_rows_of(path, plan.parent) is None
+    assert lost_rows_of(path, plan.parent(plan.of_block(files[:1]))) is None
     write_scores(files, plan, tmp_path / "one")
     assert path.read_bytes() == whole
 
