@@ -11,7 +11,10 @@ import torch
 from clipsift_app.doctor.finding import Finding, size
 from clipsift_app.settings import RunSettings
 from clipsift_common.clip import create_clip, model_config
+from selection.pool.index import SHARD_CACHE_GB
 from selection.pool.location import Pool
+from selection.pool.packed.shards import is_packed
+from selection.pool.remote import is_remote, size_of
 from selection.pool.scan import ROW_DTYPE
 
 _UID_BYTES = 36  # of a uid in a parquet file
@@ -46,6 +49,9 @@ def _written(run: RunSettings, pool: Pool, num_pool: float) -> Iterator[tuple[Pa
     width = _width(teacher.model) if teacher else _WIDTH
     if pool.shards:
         yield run.cache, "index", 2 * ROW_DTYPE.itemsize * num_pool  # shard by shard, and joined
+    if packed := [shard.url for shard in pool.shards if is_packed(shard.url) and not is_remote(shard.url)]:
+        limit = 1e9 * run.data.get("shard_cache_gb", SHARD_CACHE_GB)
+        yield run.cache, "unpacked shards", min(limit, sum(size_of(url) or 0 for url in packed))  # pictures hardly grow
     if recipe.needs_features and teacher:
         yield run.cache, "features", (2 * width * 2 + _UID_BYTES) * num_pool
     columns = len(recipe.columns)

@@ -23,6 +23,7 @@ from clipsift_common.tar_samples import TarReader
 from selection.features.embed import embed_images
 from selection.kernels.arrays import native
 from selection.pool.location import Pool
+from selection.pool.packed.shards import is_packed
 
 TRUSTED = "trusted"  # the target's name for the shards given as --trusted
 NOTE_NAME = "target.json"  # beside a target of several sets: whose features they are, and which files belong to it
@@ -159,6 +160,8 @@ def pictures(folder: Path) -> Iterator[Image.Image]:
 
 def _from_shards(folder: Path) -> Iterator[bytes]:
     for shard in Pool(str(folder)).shards:
+        if is_packed(shard.url):
+            raise ClipsiftError(f"target: {shard.url} is packed; give a folder of pictures or of plain tars")
         with open(shard.url, "rb") as handle:
             reader = TarReader(handle, IMAGE_EXTENSIONS)
             yield from (reader.read(image) for sample in reader for image in sample.parts.values())

@@ -87,8 +87,8 @@ def _count_missing(reader: TarReader, expected: int | None, shard: Shard, report
         reason = reader.truncated or f"{expected} samples are promised"
         report.lose("truncated_tar", shard.name, reader.last_key, reason, count=missing)
     elif report.samples == 0:
-        report.samples += 1
-        report.lose("empty_shard", shard.name, "", "no samples in the tar")
+        report.samples += expected or 1
+        report.lose("empty_shard", shard.name, "", "no samples in the tar", count=expected or 1)
 
 
 def _whole(reader: TarReader, sample: TarSample, shard: Shard, report: DataReport) -> tuple | None:

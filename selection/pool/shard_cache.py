@@ -12,7 +12,7 @@ from typing import IO
 
 from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import fingerprint
-from selection.pool.packed.shards import is_packed, unpack, unpack_command
+from selection.pool.packed.shards import UNPACKING, is_packed, unpack, unpack_command
 from selection.pool.remote import Stamp, download, is_remote
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -107,8 +107,8 @@ class ShardCache:
         try:
             with self._packed(url, known) as source:
                 unpack(source, url, int(known[0]), part, make_room)
-        except ClipsiftError:
-            part.truncate(0)
+        except (ClipsiftError, OSError):
+            os.ftruncate(part.fileno(), 0)  # what is worth nothing takes no room
             raise
         part.flush()
         if is_remote(url):
@@ -125,7 +125,8 @@ class ShardCache:
         return self._open(path, lambda: self._download(url, known, path))
 
     def _path(self, url: str, known: Stamp) -> Path:
-        return self.folder / f"{fingerprint([url, known])}.tar"
+        what = [url, known, UNPACKING] if is_packed(url) else [url, known]
+        return self.folder / f"{fingerprint(what)}.tar"
 
     def _make_room(self, own: Path, size: int) -> None:
         """Delete what was not used for longest until ``size`` more bytes fit."""

@@ -48,7 +48,7 @@ def write_tar(source: IO[bytes], url: str, write: Callable[[bytes], None]) -> No
     _say_once(str(columns))
     first, is_whole = 0, True
     for group in range(parquet.num_row_groups):
-        rows = _Rows(parquet, group, columns.names())
+        rows = _Rows(parquet, group, columns)
         for row, values in enumerate(rows, first):
             if values.get(columns.status, SUCCESS) == SUCCESS:
                 _write_sample(write, row, values, columns)
@@ -68,25 +68,34 @@ def _say_once(text: str) -> None:
 class _Rows:
     """The rows of a row group as far as they can be read: ``given`` so many, then the ``error``, if any."""
 
-    def __init__(self, parquet: pq.ParquetFile, group: int, columns: list[str]) -> None:
-        self._batches = lambda: parquet.iter_batches(_ROWS, [group], columns)
+    def __init__(self, parquet: pq.ParquetFile, group: int, columns: Columns) -> None:
+        self._batches = lambda: parquet.iter_batches(_ROWS, [group], columns.names())
+        self._caption = columns.caption
         self.given, self.error = 0, ""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         try:
             for batch in self._batches():
-                for row in batch.to_pylist():
+                for row in _with_raw_text(batch, self._caption).to_pylist():
                     self.given += 1
                     yield row
         except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             self.error = first_line(error)
 
 
+def _with_raw_text(batch: pa.RecordBatch, name: str) -> pa.RecordBatch:
+    """The batch with a column of texts as bytes: one that is no UTF-8 must not cost the others of its row group."""
+    column = batch.column(name)
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        return batch
+    return batch.set_column(batch.schema.get_field_index(name), name, column.cast(pa.large_binary()))
+
+
 def _write_sample(write: Callable[[bytes], None], row: int, values: dict[str, Any], columns: Columns) -> None:
     key, (image, suffix) = _key(row, values.get(columns.key)), _image(values[columns.image])
     if image is not None:
         write(_member(f"{key}.{suffix}", image))
-    write(_member(f"{key}.txt", _caption(values[columns.caption]).encode()))  # also an empty one: the row is counted
+    write(_member(f"{key}.txt", _caption(values[columns.caption])))  # also an empty one: the row is counted
     about = _about(values, columns)
     if about is not None:
         write(_member(f"{key}.json", about.encode()))
@@ -110,11 +119,11 @@ def _image(value: Any) -> tuple[bytes | None, str]:
     return data, next((suffix for start, suffix in _STARTS.items() if (data or b"").startswith(start)), "jpg")
 
 
-def _caption(value: Any) -> str:
+def _caption(value: bytes | list[str | None] | None) -> bytes:
     """The text, or the first of several that is not empty."""
     if isinstance(value, list):
-        value = next((text for text in value if text), "")
-    return value or ""
+        return next((text for text in value if text), "").encode()
+    return value or b""
 
 
 def _about(values: dict[str, Any], columns: Columns) -> str | None:

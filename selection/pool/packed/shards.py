@@ -14,6 +14,7 @@ from selection.pool.packed.parquet_images import write_tar
 
 logger = logging.getLogger("clipsift")
 
+UNPACKING = 1  # raised when the same packed file becomes another tar
 _PARQUET = "parquet"
 _KINDS = {  # the end of a name -> fsspec's word for the compression
     ".tar.gz": "gzip",
@@ -94,7 +95,7 @@ def _decompress(source: IO[bytes], url: str, kind: str, part: IO[bytes], write: 
         done += len(piece)
         at_end = len(piece) - len(piece.rstrip(b"\0"))
         zeros = at_end if at_end < len(piece) else zeros + at_end
-    if pieces.error and not done:
+    if pieces.is_doubtful and not done:
         text = f"cannot be unpacked ({pieces.error}); get it again, or move it out of the pool"
         raise ClipsiftError(f"{url}: {text}")
     if pieces.error:
@@ -116,14 +117,16 @@ class _Pieces:
         self.error, self.is_doubtful = "", False
 
     def __iter__(self) -> Iterator[bytes]:
+        has_begun = False
         try:
             while piece := self._handle.read1(_PIECE):
+                has_begun = True
                 yield piece
         except EOFError as error:
             self.error = first_line(error)
         except Exception as error:  # each library has its own, and neither needs to be installed
             self.error = first_line(error)
-            self.is_doubtful = not self.error.startswith(_BEHIND_THE_END)
+            self.is_doubtful = not (has_begun and self.error.startswith(_BEHIND_THE_END))
 
 
 def _kind(url: str) -> str | None:

@@ -127,6 +127,25 @@ def test_garbage_behind_the_stream_loses_nothing(tmp_path, plain, suffix, caplog
     assert f"00{suffix}: is cut or damaged" in caplog.text
 
 
+@pytest.mark.parametrize("suffix", PACK)
+def test_a_stream_that_is_cut_at_once_loses_all_that_was_promised(tmp_path, suffix):
+    root = write_pool(tmp_path / "pool", {"00": 5, "01": 1})
+    pack(root / "shards", suffix)
+    shard = root / "shards" / f"00{suffix}"
+    shard.write_bytes(shard.read_bytes()[:12])
+    (root / "shards" / "00_stats.json").write_text('{"successes": 5}')
+    index = PoolIndex.build(Pool(str(root)), tmp_path / "cache")
+    assert (len(index), dict(index.report.lost)) == (1, {"empty_shard": 5})
+
+
+def test_a_full_disk_is_one_line_and_keeps_nothing_half(tmp_path, small_disk):
+    root = write_pool(tmp_path / "pool", {"00": 100})
+    pack(root / "shards", ".tar.gz")
+    with pytest.raises(ClipsiftError, match=r"cannot be written \(No space left on device\)"):
+        PoolIndex.build(Pool(str(root)), small_disk)
+    assert sum(path.stat().st_size for path in (small_disk / "shards").iterdir()) == 0
+
+
 def test_parts_of_a_stream_that_were_joined_are_all_read(tmp_path, plain):
     root = write_pool(tmp_path / "pool", {"00": 4, "01": 3})
     tar = (root / "shards" / "00.tar").read_bytes()

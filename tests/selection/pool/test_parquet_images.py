@@ -107,6 +107,13 @@ def test_kinds_of_columns_and_pictures(tmp_path):
         assert archive.getnames() == ["000000000.png", "000000000.txt", "000000001.jpg", "000000001.txt"]
 
 
+def test_a_caption_that_is_no_utf8_costs_nothing(tmp_path):
+    texts = pa.array([b"one", b"caf\xe9", b"three"]).view(pa.string())
+    write_parquet(tmp_path / "00.parquet", pa.table({"image": [picture(row) for row in range(3)], "text": texts}))
+    index = build(tmp_path / "00.parquet", tmp_path / "cache")
+    assert [index.read(row).caption for row in range(3)] == ["one", "caf\ufffd", "three"]
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [
