@@ -19,6 +19,7 @@ from clipsift_common.errors import ClipsiftError, first_line
 
 VISIBLE_WITHIN = 90.0  # seconds; NFS keeps what it knows of a folder for up to 60
 FINGERPRINT_LENGTH = 16  # hex digits: 64 bits tell apart any number of files a run will ever have
+_SEAL = "seal"  # the key of a fingerprint of all else in a JSON file
 _READERS = 8  # files read at a time
 # A file that changed so shortly before it was read may change again within one tick of the file system's clock.
 _SETTLED = 2_000_000_000  # nanoseconds
@@ -102,6 +103,21 @@ def read_json(path: str | Path) -> Any:
         raise ClipsiftError(
             f"{path}: cannot be read as JSON ({first_line(error)}); delete it to have it made again"
         ) from error
+
+
+def write_sealed(path: str | Path, value: dict[str, Any]) -> None:
+    """Like :func:`write_json`, with a fingerprint of the value in it."""
+    write_json(path, value | {_SEAL: fingerprint(value)})
+
+
+def read_sealed(path: str | Path) -> dict[str, Any] | None:
+    """What :func:`write_sealed` wrote; None for a file that is not there, or not as it was written."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    whole = isinstance(value, dict) and value.pop(_SEAL, None) == fingerprint(value)
+    return value if whole else None
 
 
 def fingerprint(value: Any) -> str:

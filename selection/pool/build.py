@@ -12,7 +12,15 @@ import torch
 from clipsift_common.data_report import DataReport
 from clipsift_common.distributed import barrier, on_rank_zero, rank, world_size
 from clipsift_common.errors import ClipsiftError, first_line
-from clipsift_common.files import array_fingerprint, atomic_path, read_json, write_json
+from clipsift_common.files import (
+    Contents,
+    array_fingerprint,
+    atomic_path,
+    file_fingerprint,
+    read_json,
+    read_sealed,
+    write_sealed,
+)
 from clipsift_common.progress import Progress
 from selection.pool.location import Pool, Shard
 from selection.pool.packed.shards import is_parquet
@@ -66,10 +74,12 @@ class _ShardScans(torch.utils.data.Dataset):
         with handle:
             size = os.fstat(handle.fileno()).st_size
             rows, report = scan_tar(handle, shard, _expected(shard))
-        with atomic_path(self.folder / f"{shard.name}.npy") as temporary, open(temporary, "wb") as out:
+        part = self.folder / f"{shard.name}.npy"
+        with atomic_path(part) as temporary, open(temporary, "wb") as out:
             np.save(out, rows, allow_pickle=False)
         about = {"format": FORMAT, "stamp": known, "size": size, "report": report.as_dict()}
-        write_json(self.folder / f"{shard.name}.json", about)
+        about["rows"] = file_fingerprint(part)
+        write_sealed(self.folder / f"{shard.name}.json", about)
         return len(rows), report.num_lost, ""
 
 
@@ -103,11 +113,10 @@ def _scan_shards(pool: Pool, stamps: list[Stamp], folder: Path, workers: int, ca
 
 
 def _part_is_current(parts: Path, shard: Shard, known: Stamp) -> bool:
-    path = parts / f"{shard.name}.json"
-    if not path.is_file() or not (parts / f"{shard.name}.npy").is_file():
+    about, rows = read_sealed(parts / f"{shard.name}.json"), parts / f"{shard.name}.npy"
+    if about is None or not rows.is_file() or about.get("format") != FORMAT or about["stamp"] != known:
         return False
-    about = read_json(path)
-    return about.get("format") == FORMAT and about["stamp"] == known
+    return about["rows"] == file_fingerprint(rows)
 
 
 def _merge(pool: Pool, stamps: list[Stamp], folder: Path, target: Path) -> None:
@@ -127,7 +136,8 @@ def _merge(pool: Pool, stamps: list[Stamp], folder: Path, target: Path) -> None:
     for row in np.flatnonzero(repeated):
         report.lose("duplicate_uid", pool.shards[rows["shard"][row]].name, format_uids(rows["uid"][row : row + 1])[0])
     rows = rows[~repeated]
-    with atomic_path(target / "rows.npy") as temporary, open(temporary, "wb") as out:
+    table_file = target / "rows.npy"
+    with atomic_path(table_file) as temporary, open(temporary, "wb") as out:
         np.save(out, rows, allow_pickle=False)
     starts = np.searchsorted(rows["shard"], np.arange(len(pool.shards) + 1)).tolist()
     about = {
@@ -138,8 +148,15 @@ def _merge(pool: Pool, stamps: list[Stamp], folder: Path, target: Path) -> None:
         "fingerprint": samples_fingerprint(rows),
         "shard_fingerprints": [samples_fingerprint(rows[start:stop]) for start, stop in pairwise(starts)],
         "report": report.as_dict(),
+        "rows": file_fingerprint(table_file),
     }
-    write_json(target / "index.json", about)
+    write_sealed(target / "index.json", about)
+
+
+def is_whole(target: Path, contents: Contents) -> bool:
+    """Whether ``target`` holds an index as it was written; ``contents`` knows the files that were looked at before."""
+    about, rows = read_sealed(target / "index.json"), target / "rows.npy"
+    return about is not None and rows.is_file() and about["rows"] == contents.of(str(rows))
 
 
 def samples_fingerprint(rows: np.ndarray) -> str:

@@ -20,8 +20,8 @@ import numpy as np
 from clipsift_common.data_report import DataReport
 from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError, first_line
-from clipsift_common.files import fingerprint, read_json, wait_for
-from selection.pool.build import FORMAT, build_index, samples_fingerprint
+from clipsift_common.files import Contents, fingerprint, read_json, wait_for
+from selection.pool.build import FORMAT, build_index, is_whole, samples_fingerprint
 from selection.pool.left_out_report import logged_report
 from selection.pool.location import Pool, Shard
 from selection.pool.packed.shards import is_packed
@@ -106,7 +106,7 @@ class PoolIndex:
         stamps = on_rank_zero(lambda: _stamps(pool.shards))
         identity = fingerprint([FORMAT, *([shard.url, shard.name, known] for shard, known in zip(pool.shards, stamps))])
         target = folder / identity
-        if not on_rank_zero((target / "index.json").is_file):
+        if not on_rank_zero(lambda: is_whole(target, Contents(Path(cache) / "contents"))):
             build_index(pool, stamps, folder, target, workers, shard_cache)
         wait_for(target / "index.json", target / "rows.npy")
         index = cls(target, shard_cache)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -341,3 +342,19 @@ def test_a_caption_that_shows_nothing_is_missing(tmp_path: Path, text: str) -> N
 def test_a_caption_that_shows_something_is_kept(tmp_path: Path, text: str) -> None:
     write_tar(tmp_path / "pool" / "0.tar", sample("0009", 9, txt=text.encode()))
     assert len(build(tmp_path / "pool", tmp_path / "cache")) == 1
+
+
+@pytest.mark.parametrize("name", ["*/rows.npy", "*/index.json", "parts/0.npy", "parts/0.json"])
+@pytest.mark.parametrize("damage", ["a bit", "the end", "nothing left"])
+def test_what_is_not_as_it_was_written_is_made_again(tmp_path: Path, name: str, damage: str) -> None:
+    root = write_pool(tmp_path / "pool", {"0": 3, "1": 2})
+    rows = build(root, tmp_path / "cache").rows.tolist()
+    path = next((tmp_path / "cache" / "index").glob(name))
+    if "parts" in name:  # looked at when the index is made anew
+        shutil.rmtree(next((tmp_path / "cache" / "index").glob("*/index.json")).parent)
+    content = path.read_bytes()
+    at = content.rindex(b"{", 0, len(content) // 2)
+    changed = {"a bit": content[:at] + b"z" + content[at + 1 :], "the end": content[:-30], "nothing left": b""}
+    path.write_bytes(changed[damage])
+    assert build(root, tmp_path / "cache").rows.tolist() == rows
+    assert path.read_bytes() == content
