@@ -87,13 +87,17 @@ def _rates(small: bool, device: torch.device) -> Iterator[Row]:
 
 
 def _kernel_rates(image: Tensor, text: Tensor, product: float) -> Iterator[Row]:
-    from selection.kernels.logsumexp_triton import TILES, choose_tile, exp_sums  # here: needs Triton
+    from selection.kernels.logsumexp_triton import PERSISTENT, TILES, choose_tile, exp_sums  # here: needs Triton
 
-    capability = torch.cuda.get_device_capability()[0]
-    for tile in (tile for tile in TILES if tile.capability <= capability):
+    capability, expected = torch.cuda.get_device_capability()[0], exp_sums(image, text, 100.0, -40.0)
+    for tile in (tile for tile in TILES + PERSISTENT if tile.capability <= capability):
         share = product / seconds(lambda tile=tile: exp_sums(image, text, 100.0, -40.0, tile), image.device)  # type: ignore[misc]
-        name = f"kernel with tiles of {tile.rows} x {tile.columns}, share of the bf16 product"
+        kind = "persistent kernel" if tile.persistent else "kernel"
+        name = f"{kind} with tiles of {tile.rows} x {tile.columns}, share of the bf16 product"
         yield at_least(name, share, 0.6) if tile == choose_tile(capability) else measured(name, share)
+        found = exp_sums(image, text, 100.0, -40.0, tile)
+        worst = max(((one - other) / other).abs().max().item() for one, other in zip(found, expected))
+        yield at_most(f"{kind} with tiles of {tile.rows} x {tile.columns}: largest relative difference", worst, 1e-5)
 
 
 def _dense(image: Tensor, text: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 import triton
-import triton.language as tl
 from torch import Tensor
+
+from selection.kernels.logsumexp_kernels import sum_tile, sum_tiles
 
 STRIP_ROWS = 32_768  # rows per launch: partial column sums take STRIP_ROWS / rows of a tile float32 per column
 GROUP = 16  # row blocks that go through the columns together, so that tiles of both operands stay in the L2 cache
@@ -27,7 +28,8 @@ GROUP = 16  # row blocks that go through the columns together, so that tiles of 
 class Tile:
     """How one program's share is cut, for GPUs of ``capability`` (major version) and newer.
 
-    ``depth`` features are multiplied at a time, in ``stages`` that are loaded ahead.
+    ``depth`` features are multiplied at a time, in ``stages`` that are loaded ahead. ``persistent``: by programs that
+    stay, of which a GPU has as many as multiprocessors.
     """
 
     rows: int
@@ -36,6 +38,7 @@ class Tile:
     warps: int
     stages: int
     capability: int
+    persistent: bool = False
 
 
 # The first that a GPU is new enough for is taken. It is not tuned while running: ranks that measured differently would
@@ -47,47 +50,13 @@ TILES = (
     Tile(128, 128, 64, 8, 3, capability=8),
 )
 
+# Not taken until a GPU has said which is faster: the benchmark runs them beside the others.
+PERSISTENT = tuple(replace(tile, persistent=True) for tile in TILES if tile.capability >= 9)
+
 
 def choose_tile(capability: int) -> Tile:
     """The tile for GPUs of this major version; older ones than any tile asks for get the smallest."""
     return next((tile for tile in TILES if tile.capability <= capability), TILES[-1])
-
-
-@triton.jit
-def sum_tile(  # type: ignore[no-untyped-def]
-    a_ptr, b_ptr, row_ptr, column_ptr, num_rows, num_columns, depth, a_stride, b_stride, scale, offset,
-    ROW_BLOCK: tl.constexpr, COLUMN_BLOCK: tl.constexpr, DEPTH_BLOCK: tl.constexpr, GROUP: tl.constexpr,
-    WIDEN: tl.constexpr,
-):  # fmt: skip
-    """Partial sums of one tile; ``depth`` is a multiple of DEPTH_BLOCK."""
-    num_row_blocks = tl.cdiv(num_rows, ROW_BLOCK)
-    num_column_blocks = tl.cdiv(num_columns, COLUMN_BLOCK)
-    program = tl.program_id(0)
-    first = program // (GROUP * num_column_blocks) * GROUP
-    height = min(num_row_blocks - first, GROUP)
-    within = program % (GROUP * num_column_blocks)
-    row_block, column_block = first + within % height, within // height
-
-    rows = row_block * ROW_BLOCK + tl.arange(0, ROW_BLOCK)
-    columns = column_block * COLUMN_BLOCK + tl.arange(0, COLUMN_BLOCK)
-    steps = tl.arange(0, DEPTH_BLOCK)
-    a_tile = a_ptr + (rows % num_rows).to(tl.int64)[:, None] * a_stride + steps[None, :]
-    b_tile = b_ptr + (columns % num_columns).to(tl.int64)[None, :] * b_stride + steps[:, None]
-    products = tl.zeros((ROW_BLOCK, COLUMN_BLOCK), tl.float32)
-    for start in range(0, depth, DEPTH_BLOCK):
-        left = tl.load(a_tile + start)
-        right = tl.load(b_tile + start)
-        if WIDEN:
-            left, right = left.to(tl.float32), right.to(tl.float32)
-        products = tl.dot(left, right, products)
-
-    values = tl.exp2(products * scale + offset)
-    if (row_block + 1) * ROW_BLOCK > num_rows or (column_block + 1) * COLUMN_BLOCK > num_columns:  # a tile at the edge
-        values = tl.where((rows < num_rows)[:, None] & (columns < num_columns)[None, :], values, 0.0)
-    row_partials = row_ptr + column_block.to(tl.int64) * num_rows + rows
-    column_partials = column_ptr + row_block.to(tl.int64) * num_columns + columns
-    tl.store(row_partials, tl.sum(values, 1), mask=rows < num_rows)
-    tl.store(column_partials, tl.sum(values, 0), mask=columns < num_columns)
 
 
 def exp_sums(a: Tensor, b: Tensor, scale: float, offset: float, tile: Tile | None = None) -> tuple[Tensor, Tensor]:
@@ -106,7 +75,7 @@ def exp_sums(a: Tensor, b: Tensor, scale: float, offset: float, tile: Tile | Non
     if a.device != b.device:
         raise ValueError(f"the two tensors are on {a.device} and {b.device}")
     tile = tile or choose_tile(torch.cuda.get_device_capability(a.device)[0] if a.is_cuda else 0)
-    a, b = (_padded(part, tile.depth) for part in (a, b))
+    a, b = (_padded(part, tile) for part in (a, b))
     row_sums, column_sums = [], None
     with torch.cuda.device(a.device) if a.is_cuda else nullcontext():  # Triton launches on the current device
         for strip in a.split(STRIP_ROWS):
@@ -118,11 +87,12 @@ def exp_sums(a: Tensor, b: Tensor, scale: float, offset: float, tile: Tile | Non
     return torch.cat(row_sums), column_sums
 
 
-def _padded(rows: Tensor, depth: int) -> Tensor:
-    """Rows that lie one feature after the other, as many as a multiple of ``depth``."""
-    if missing := -rows.shape[1] % depth:
+def _padded(rows: Tensor, tile: Tile) -> Tensor:
+    """Rows that lie one feature after the other, as many as a multiple of the tile's depth; for TMA at 16 bytes."""
+    if missing := -rows.shape[1] % tile.depth:
         return F.pad(rows, (0, missing))
-    return rows if rows.stride(1) == 1 else rows.contiguous()
+    aligned = not tile.persistent or (rows.stride(0) % 8 == 0 and rows.data_ptr() % 16 == 0)
+    return rows if rows.stride(1) == 1 and aligned else rows.contiguous()
 
 
 def _launch(strip: Tensor, b: Tensor, scale: float, offset: float, tile: Tile) -> tuple[Tensor, Tensor]:
@@ -130,7 +100,11 @@ def _launch(strip: Tensor, b: Tensor, scale: float, offset: float, tile: Tile) -
     num_row_blocks, num_column_blocks = triton.cdiv(len(strip), tile.rows), triton.cdiv(len(b), tile.columns)
     by_row = torch.empty(num_column_blocks, len(strip), device=strip.device)
     by_column = torch.empty(num_row_blocks, len(b), device=strip.device)
-    sum_tile[(num_row_blocks * num_column_blocks,)](
+    kernel, programs = sum_tile, num_row_blocks * num_column_blocks
+    if tile.persistent:
+        kernel, programs = sum_tiles, min(programs, _multiprocessors(strip.device))
+        triton.set_allocator(lambda size, *_: torch.empty(size, dtype=torch.int8, device=strip.device))
+    kernel[(programs,)](
         strip, b, by_row, by_column, len(strip), len(b), strip.shape[1], strip.stride(0), b.stride(0),
         scale * math.log2(math.e), offset * math.log2(math.e),
         tile.rows, tile.columns, tile.depth, GROUP,
@@ -138,3 +112,7 @@ def _launch(strip: Tensor, b: Tensor, scale: float, offset: float, tile: Tile) -
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return by_row, by_column
+
+
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4

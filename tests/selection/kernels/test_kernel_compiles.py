@@ -15,7 +15,8 @@ triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from selection.kernels.logsumexp_triton import GROUP, TILES, Tile, choose_tile, sum_tile  # noqa: E402
+from selection.kernels.logsumexp_kernels import sum_tile, sum_tiles  # noqa: E402
+from selection.kernels.logsumexp_triton import GROUP, PERSISTENT, TILES, Tile, choose_tile  # noqa: E402
 
 SHARED_LIMIT = {80: 163 << 10, 90: 227 << 10}  # bytes that a block may have, by compute capability
 TENSOR_CORES = {80: "mma.sync", 90: "wgmma.mma_async"}
@@ -38,10 +39,11 @@ def compile_tile(tile: Tile, capability: int, dtype: str, num_rows: int, folder:
     signature = {name: kind.format(dtype) for name, kind in POINTERS.items()}
     signature |= dict.fromkeys(sizes, "i32") | dict.fromkeys(("scale", "offset"), "fp32")
     signature |= dict.fromkeys(constants, "constexpr")
-    names: list[str] = sum_tile.arg_names
+    kernel: Any = sum_tiles if tile.persistent else sum_tile
+    names: list[str] = kernel.arg_names
     aligned = [name for name in names if name in POINTERS or sizes.get(name, 1) % 16 == 0]
     source = ASTSource(
-        sum_tile,
+        kernel,
         signature={name: signature[name] for name in names},
         constexprs={(names.index(name),): value for name, value in constants.items()},
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
@@ -64,7 +66,9 @@ def faults(made: Compiled, capability: int) -> list[str]:
     return found
 
 
-PAIRS = [(tile, capability) for tile in TILES for capability in (80, 90) if capability >= 10 * tile.capability]
+PAIRS = [
+    (tile, capability) for tile in TILES + PERSISTENT for capability in (80, 90) if capability >= 10 * tile.capability
+]
 
 
 @pytest.mark.slow
@@ -75,6 +79,7 @@ def test_every_tile_is_good(tile: Tile, capability: int, num_rows: int, dtype: s
     made = compile_tile(tile, capability, dtype, num_rows, tmp_path)
     print(f"{tile.rows} x {tile.columns}, sm_{capability}: {made.registers} registers, {made.shared} bytes shared")
     assert faults(made, capability) == []
+    assert ("cp.async.bulk.tensor" in made.ptx) == tile.persistent  # TMA
 
 
 @pytest.mark.slow

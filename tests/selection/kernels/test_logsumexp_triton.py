@@ -27,8 +27,9 @@ for dtype in (torch.float16, torch.bfloat16):
         torch.testing.assert_close(rows.double(), expected.sum(1), rtol=5e-5, atol=0)
         torch.testing.assert_close(columns.double(), expected.sum(0), rtol=5e-5, atol=0)
         wide = torch.cat([a, a], dim=1)[:, :d]  # rows that are apart in memory
-        assert torch.equal(exp_sums(wide, b, 100.0, -40.0)[0], rows)
-        for tile in logsumexp_triton.TILES:
+        for tile in (None, logsumexp_triton.PERSISTENT[0]):
+            torch.testing.assert_close(exp_sums(wide, b, 100.0, -40.0, tile)[0], rows, rtol=1e-5, atol=0)
+        for tile in logsumexp_triton.TILES + logsumexp_triton.PERSISTENT:
             others = exp_sums(a, b, 100.0, -40.0, tile)
             torch.testing.assert_close(others[0], rows, rtol=1e-5, atol=0)
             torch.testing.assert_close(others[1], columns, rtol=1e-5, atol=0)
