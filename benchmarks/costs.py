@@ -20,7 +20,7 @@ from clipsift_app.config_files import CONFIGS
 from clipsift_app.doctor.disk import num_parameters
 from clipsift_app.doctor.finding import size
 from evaluation.tasks import TASKS
-from selection.pool.scan import ROW_DTYPE
+from selection.samples.scan import ROW_DTYPE
 
 POOLS = {"small": 12.8e6, "medium": 128e6, "large": 1.28e9, "xlarge": 12.8e9}  # pairs
 TEACHER, WIDTH = "ViT-L-14", 768

@@ -39,8 +39,8 @@ from clipsift_common.clip import get_tokenizer
 from clipsift_common.quiet import quiet_libraries
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
-from selection.pool.scan import ROW_DTYPE
 from selection.reshard import reshard
+from selection.samples.scan import ROW_DTYPE
 from selection.subset import Subset
 from training.loading.loader import GlobalBatchLoader, StepDataset
 from training.loading.order import SampleOrder

@@ -62,7 +62,7 @@ def run_grid(arguments: list[str]) -> Path:
             raise ClipsiftError(f"recipes: {run.name} has another trainer than {runs[0].name}; give it once, for all")
     out = runs[0].out.parents[1]
     folders = run_cells(cells, launch(machine))
-    index = open_index(runs[0].pool, runs[0].cache)
+    index = open_index(runs[0].candidates(), runs[0].cache)
     truth = Path(runs[0].truth) if runs[0].truth else None
     page = on_rank_zero(lambda: build_comparison_page(folders, out, index, truth))
     on_rank_zero(lambda: make_console().print(format_comparison(compare(folders)), soft_wrap=True))

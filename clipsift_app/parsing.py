@@ -16,6 +16,7 @@ from clipsift_app.settings import Checkpoint, Evaluation, RunSettings
 from clipsift_app.validation import Validation
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.machine import Machine
+from selection.samples.fields import Fields
 from selection.settings import Selection
 from training.online import Online
 
@@ -41,7 +42,7 @@ def parse_run(arguments: list[str], needs_eval: bool = True, trains: bool = True
                 raise ClipsiftError(f"--{key} is missing")
         make_absolute(settings)
         settings.include = []  # their keys are in it now
-        selection = _made(Selection, settings.selection)
+        selection, fields = _made(Selection, settings.selection), _made(Fields, settings.fields)
         online = _made(Online, settings.online) if settings.online else None
         validation = _made(Validation, settings.validation)
         evaluation, checkpoint = _made(Evaluation, settings.evaluation), _made(Checkpoint, settings.checkpoint)
@@ -53,10 +54,11 @@ def parse_run(arguments: list[str], needs_eval: bool = True, trains: bool = True
     machine = Machine(**{key: trainer.pop(key) for key in list(trainer) if key in Machine.__dataclass_fields__})
     model = settings.model.as_dict()
     data = settings.data.as_dict() | {key: settings[key] for key in ("pool", "out", "cache")}
-    data["model"] = model["model"]
+    data |= {"model": model["model"], "fields": fields}
     run = RunSettings(
         name=settings.name or Path(settings.out).name,
         pool=settings.pool,
+        fields=fields,
         trusted=settings.trusted,
         eval=settings.eval,
         out=Path(settings.out),

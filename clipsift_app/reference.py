@@ -20,6 +20,7 @@ from clipsift_app.verbs import VERBS
 from clipsift_common.machine import Machine
 from selection.methods import METHODS
 from selection.recipe.step import Step
+from selection.samples.fields import Fields
 from selection.scores import SCORES
 from selection.scoring.combine import COMBINATIONS
 from selection.settings import Embedding, Selection, Teacher, TeacherTraining
@@ -38,13 +39,14 @@ GROUPS: dict[str, Callable[..., Any]] = {
     "online": Online,
     "model": CLIPModule,
     "data": PoolDataModule,
+    "fields": Fields,
     "evaluation": Evaluation,
     "validation": Validation,
     "checkpoint": Checkpoint,
     "trainer": Machine,
 }
 _LINKED = {
-    "data": {"pool", "out", "cache", "max_loss", "seed", "model"},
+    "data": {"pool", "fields", "out", "cache", "max_loss", "seed", "model"},
     "model": {"seed"},
     "selection.steps[i]": {"options"},
 }  # said once, at the top

@@ -11,6 +11,7 @@ from clipsift_app.config_checks import check_config_files
 from clipsift_app.settings import Checkpoint, Evaluation
 from clipsift_app.validation import Validation
 from clipsift_common.errors import ClipsiftError
+from selection.samples.fields import Fields
 from selection.settings import Selection
 from training.data import PoolDataModule
 from training.guard import MAX_SKIPPED
@@ -42,6 +43,7 @@ class RunCLI(LightningCLI):
         parser.add_argument("--name", type=str | None, default=None, help="What the run is called in tables.")
         parser.add_argument("--published", type=str | None, default=None, help="Row of published.yaml; default: name.")
         parser.add_argument("--pool", type=str, help="Shards, metadata: a folder, glob, brace range or fsspec URL.")
+        parser.add_argument("--fields", type=Fields, default=Fields(), help="Which members of a tar make a sample.")
         parser.add_argument("--trusted", type=str | None, default=None, help="Shards of pairs known to be good.")
         parser.add_argument("--eval", type=str | None, default=None, help="Folder of evaluation sets (DataComp's).")
         parser.add_argument("--out", type=str, help="The run directory.")
@@ -59,6 +61,7 @@ class RunCLI(LightningCLI):
         parser.add_argument("--checkpoint", type=Checkpoint, default=Checkpoint(), help="How often training saves.")
         for source, target in (
             ("pool", "data.pool"),
+            ("fields", "data.fields"),
             ("out", "data.out"),
             ("cache", "data.cache"),
             ("max_loss", "data.max_loss"),

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from clipsift_app.validation import Validation
+from clipsift_common.distributed import on_rank_zero
 from clipsift_common.files import write_text
 from clipsift_common.machine import Machine
 from evaluation.rules import Precision, Rules
 from selection.options import check_least
+from selection.pool.location import Pool
+from selection.samples.fields import Fields
 from selection.settings import Selection
 from training.online import Online
 
@@ -51,6 +54,7 @@ class RunSettings:
 
     name: str
     pool: str
+    fields: Fields
     trusted: str | None
     eval: str | None
     out: Path
@@ -71,6 +75,10 @@ class RunSettings:
     trainer: dict[str, Any]
     published: str | None
     resolved: str  # the YAML of all of this
+
+    def candidates(self) -> Pool:
+        """The pool as it lies there now; a collective call."""
+        return on_rank_zero(lambda: Pool(self.pool, self.fields))
 
     def save(self) -> None:
         """Write ``config.yaml`` into the run directory: running it again resumes or repeats the run."""

@@ -45,7 +45,7 @@ def run_select(run: RunSettings) -> Path:
     teacher = run.selection.teacher
     selector = Selector(
         selection=run.selection,
-        pool=on_rank_zero(lambda: Pool(run.pool)),
+        pool=run.candidates(),
         out=run.out,
         cache=run.cache,
         seed=run.seed,
@@ -66,7 +66,8 @@ def load_teacher(run: RunSettings, teacher: Teacher) -> LoadedCLIP:
         return load_clip(teacher.model, teacher.pretrained)
     assert run.trusted is not None
     workers, steps = num_workers(run.selection.embedding.workers, run.machine), run.checkpoint.steps
-    folder = train_teacher(teacher, run.trusted, run.cache, run.seed, run.machine, workers, run.max_loss, steps)
+    how = (run.seed, run.machine, workers, run.max_loss, steps, run.fields)
+    folder = train_teacher(teacher, run.trusted, run.cache, *how)
     return load_clip(str(folder), None)
 
 
@@ -150,18 +151,15 @@ def run_evaluate(clip: LoadedCLIP, data: str, out: Path, settings: Evaluation, m
     on_rank_zero(lambda: make_console().print(format_table(read_json(out / "summary.json"))))
 
 
-def run_report(out: Path, pool: str | None, cache: Path | None, truth: str | None, **how: Any) -> Path:
+def run_report(out: Path, pool: Pool, cache: Path, truth: str | None, **how: Any) -> Path:
     """Write the run's page; with pictures when the pool's shards are at hand. ``how``: of :func:`build_report`."""
     index = open_index(pool, cache)
     return on_rank_zero(lambda: build_report(out, index=index, truth=Path(truth) if truth else None, **how))
 
 
-def open_index(pool: str | None, cache: Path | None) -> PoolIndex | None:
+def open_index(pool: Pool, cache: Path) -> PoolIndex | None:
     """The index of the pool, if it has shards."""
-    if not pool or not cache:
-        return None
-    found = on_rank_zero(lambda: Pool(pool))
-    return PoolIndex.build(found, cache) if found.shards else None
+    return PoolIndex.build(pool, cache) if pool.shards else None
 
 
 def reproduce(run: RunSettings) -> Path:
@@ -169,4 +167,4 @@ def reproduce(run: RunSettings) -> Path:
     run_fit(run)
     assert run.eval is not None
     run_evaluate(load_result(run.out), run.eval, run.out / "evaluation", run.evaluation, run.machine)
-    return run_report(run.out, run.pool, run.cache, run.truth)
+    return run_report(run.out, run.candidates(), run.cache, run.truth)

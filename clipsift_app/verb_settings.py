@@ -13,6 +13,7 @@ from clipsift_app.paths import absolute, expand_home
 from clipsift_app.run_cli import one_line
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.machine import Machine
+from selection.samples.fields import Fields
 
 
 def parse_settings(kind: Callable[..., Any], arguments: list[str], positional: str | None = None) -> Any:
@@ -35,6 +36,8 @@ def parse_settings(kind: Callable[..., Any], arguments: list[str], positional: s
             values["model"] = absolute(values["model"])  # may be one of the packaged JSON files
         if isinstance(values.get("trainer"), dict):
             values["trainer"] = Machine(**values["trainer"])
+        if isinstance(values.get("fields"), dict):
+            values["fields"] = Fields(**values["fields"])
         return kind(**values)
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
         raise ClipsiftError(naming_file(arguments, one_line(error))) from error

@@ -83,6 +83,7 @@ class DataReport:
             causes = ", ".join(f"{cause} {count}" for cause, count in self.lost.most_common())
             first: dict[str, str] = next(iter(self.examples.get(self.lost.most_common(1)[0][0], [])), {})
             place = " ".join(first[part] for part in ("shard", "key") if first.get(part))
+            place += f" ({first['detail']})" if first.get("detail") else ""
             raise ClipsiftError(
                 f"{self.num_lost} of {self.samples} samples lost ({self.loss:.2%}; {causes}), above max_loss "
                 f"{self.max_loss_text(max_loss)}; first: {place}. Mend the shards or raise max_loss"

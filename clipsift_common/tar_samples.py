@@ -6,14 +6,25 @@ import io
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, Literal
 
 from clipsift_common.tars import Member, TarError, TrailingData, Window, members, next_header
 
-_MEMBER = re.compile(r"^((?:.*/)?[^./][^.]*)\.([^/]*)$")  # webdataset's key and extension
+Keys = Literal["first_dot", "last_dot"]
+
+_MEMBER = {  # key and extension; the first is webdataset's
+    "first_dot": re.compile(r"^((?:.*/)?[^./][^.]*)\.([^/]*)$"),
+    "last_dot": re.compile(r"^((?:.*/)?[^./][^/]*)\.([^./]*)$"),
+}
 
 
-@dataclass
+def split_name(name: str, keys: Keys = "first_dot") -> tuple[str, str] | None:
+    """Key and extension (lower case) of a member: ``a/1.seg.PNG`` -> ``a/1``, ``seg.png``. None for one without."""
+    match = _MEMBER[keys].match(name)
+    return (match[1], match[2].lower()) if match else None
+
+
+@dataclass(slots=True)
 class TarSample:
     """The members of one sample by extension (lower case); those that nobody asked for apart."""
 
@@ -32,6 +43,7 @@ class TarReader:
     Args:
         handle: the open, seekable tar.
         wanted: the extensions of a sample's ``parts``.
+        keys: where a member's key ends.
 
     Attributes:
         size: of the file, in bytes. A tar of 0 bytes has no samples and is not called truncated.
@@ -40,10 +52,12 @@ class TarReader:
         num_damages: how often it could not be read on; ``is_cut``: nothing came behind the last time.
         trailing: what lies behind the archive and is none, and at which offset; empty when nothing does.
         last_key: of the last member.
+        nameless: the members without key or extension.
     """
 
-    def __init__(self, handle: IO[bytes], wanted: Collection[str]) -> None:
-        self._window, self._wanted = Window(handle), frozenset(wanted)
+    def __init__(self, handle: IO[bytes], wanted: Collection[str], keys: Keys = "first_dot") -> None:
+        self._window, self._wanted, self._keys = Window(handle), frozenset(wanted), keys
+        self.nameless: list[str] = []
         self.size = handle.seek(0, io.SEEK_END)
         self.truncated = self.trailing = ""
         self.num_damages = 0
@@ -53,12 +67,16 @@ class TarReader:
 
     def __iter__(self) -> Iterator[TarSample]:
         sample: TarSample | None = None
+        match_name = _MEMBER[self._keys].match
         for member in self._members():
-            match = _MEMBER.match(member.name)
+            match = match_name(member.name)
             if not match:
+                self.nameless.append(member.name)
                 continue
             key, extension = match[1], match[2].lower()
-            if sample is not None and (key != sample.key or extension in sample.parts):
+            if sample is not None and (
+                key != sample.key or extension in sample.parts or (sample.others and self._repeats(sample, extension))
+            ):
                 yield sample
                 sample = None
             sample = sample or TarSample(key)
@@ -68,6 +86,16 @@ class TarReader:
             self.last_run = sample
         elif sample is not None:
             yield sample
+
+    def _repeats(self, sample: TarSample, extension: str) -> bool:
+        """Whether a sample has an extension that matters already: one that is wanted, or ends in one."""
+        return extension in sample.parts or (
+            extension in sample.others and extension.rpartition(".")[2] in self._wanted
+        )
+
+    def clash(self, sample: TarSample, run: TarSample) -> bool:
+        """Whether a run has an extension that matters and that the sample has already."""
+        return any(self._repeats(sample, extension) for extension in [*run.parts, *run.others])
 
     def _members(self) -> Iterator[Member]:
         start: int | None = 0 if self.size else None
@@ -104,7 +132,7 @@ def join_samples(reader: TarReader, is_whole: Callable[[TarSample], bool]) -> It
     given: set[str] = set()
     for run in reader:
         earlier = waiting.get(run.key)
-        if run.key in given or (earlier and (earlier.parts.keys() & run.parts or earlier.others.keys() & run.others)):
+        if run.key in given or (earlier and reader.clash(earlier, run)):
             yield run, True
         elif earlier:
             earlier.parts.update(run.parts)

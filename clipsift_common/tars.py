@@ -173,6 +173,8 @@ def _is_header(header: bytes) -> bool:
 
 def _number(field: bytes, position: int) -> int:
     try:
+        if (digits := field[:11]).isdigit() and field[11] == 0:  # nearly all
+            return int(digits, 8)
         if field[0] & 0x80:
             value = int.from_bytes(field[1:], "big")
             if field[0] != 0x80:

@@ -21,11 +21,10 @@ import numpy as np
 from clipsift_common.distributed import barrier, on_rank_zero, rank, world_size
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import array_fingerprint, atomic_path, fingerprint, read_json, write_json
-from clipsift_common.images import IMAGE_EXTENSIONS
 from clipsift_common.progress import Progress
 from clipsift_common.tar_samples import TarReader, TarSample, join_samples
 from selection.pool.index import PoolIndex
-from selection.pool.scan import PARTS, is_whole
+from selection.samples.parts import SampleParts
 from selection.subset import Subset
 from selection.uids import format_uids
 
@@ -127,10 +126,10 @@ def _copy_from(index: PoolIndex, shard: int, copies: list[_Copy], tar: tarfile.T
     for copy in copies:
         wanted.setdefault(int(index.rows["image_offset"][copy.row]), []).append(copy)
     with index.open_shard(shard) as handle:
-        reader = TarReader(handle, PARTS)
-        for sample, _ in join_samples(reader, is_whole):
-            image = sample.first(IMAGE_EXTENSIONS)
-            for copy in wanted.pop(image.offset_data, []) if image else []:
+        reader = TarReader(handle, index.fields.extensions(), index.fields.keys)
+        for sample, _ in join_samples(reader, SampleParts(reader, index.fields).is_whole):
+            members = [*sample.parts.values(), *sample.others.values()]
+            for copy in next((wanted.pop(at) for member in members if (at := member.offset_data) in wanted), []):
                 _append(reader, sample, copy, tar)
             if not wanted:
                 return

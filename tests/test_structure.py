@@ -21,8 +21,9 @@ ROOMS = {
     "kernels": set(),
     "scores": {"kernels", "features"},
     "methods": {"kernels", "scores"},
-    "pool": set(),
-    "features": {"kernels", "pool"},
+    "samples": set(),
+    "pool": {"samples"},
+    "features": {"kernels", "samples", "pool"},
     "scoring": {"kernels", "scores", "features"},
     "recipe": {"kernels", "scores", "methods", "pool", "features", "scoring"},
 }

@@ -20,6 +20,7 @@ from clipsift_common.images import MAX_PIXELS
 from selection.pool.index import SHARD_CACHE_GB, PoolIndex
 from selection.pool.location import Pool, Shard
 from selection.pool.packed.shards import unpack_command
+from selection.samples.fields import Fields
 from selection.subset import Subset
 from training.loading.encoded import EncodedDataset
 from training.loading.gpu_decode import check_gpu_decoding
@@ -87,6 +88,7 @@ class PoolDataModule(L.LightningDataModule):
             (:class:`training.loading.order.SampleOrder`); 0 shuffles over the whole subset. By default 0 for local
             pools and 16 for remote ones, whose shards are then fetched whole, one window ahead; with 0, each sample of
             a remote pool is a request of its own.
+        fields: which members of a tar make a sample.
         shard_cache_gb: gigabytes of remote and unpacked shards that are kept on this machine, under ``cache``.
         seed: of order and crops.
         max_loss: share of samples that may be lost to damage, in [0, 1]; above it the run stops.
@@ -124,6 +126,7 @@ class PoolDataModule(L.LightningDataModule):
         weights: dict[str, float] | None = None,
         shuffle_window: int | None = None,
         shard_cache_gb: float = SHARD_CACHE_GB,
+        fields: Fields | None = None,
     ) -> None:
         super().__init__()
         self.pool, self.out, self.model = pool, out, model
@@ -134,6 +137,7 @@ class PoolDataModule(L.LightningDataModule):
         self.cache = cache or str(Path(out) / "cache")
         self.subset, self.stall_seconds = subset, stall_seconds
         self.weights, self.shuffle_window, self.shard_cache_gb = weights, shuffle_window, shard_cache_gb
+        self.fields = fields or Fields()
         self.num_drawn = global_batch
         self.obtain: Callable[[], Path] | None = None
         self.index: PoolIndex | None = None
@@ -177,7 +181,7 @@ class PoolDataModule(L.LightningDataModule):
 
     def open_index(self) -> PoolIndex:
         """The pool's index, built when it is not there; a collective call."""
-        pool = on_rank_zero(lambda: Pool(self.pool))
+        pool = on_rank_zero(lambda: Pool(self.pool, self.fields))
         return PoolIndex.build(pool, self.cache, self.workers, self.max_loss, self.shard_cache_gb)
 
     def use(self, index: PoolIndex, subset: Subset) -> None:

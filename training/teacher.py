@@ -13,6 +13,7 @@ from clipsift_common.locks import hold
 from clipsift_common.machine import Machine, num_threads
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
+from selection.samples.fields import Fields
 from selection.settings import Teacher
 from selection.subset import Subset
 from training.data import PoolDataModule
@@ -29,6 +30,7 @@ def train_teacher(
     workers: int,
     max_loss: float,
     checkpoint_steps: int = 1000,
+    fields: Fields | None = None,
 ) -> Path:
     """The model folder of the teacher; trained now, continued, or found complete under ``cache``.
 
@@ -37,7 +39,9 @@ def train_teacher(
     given as ``model: RUN/training/model``.)
     """
     assert teacher.train is not None
-    index = PoolIndex.build(on_rank_zero(lambda: Pool(trusted)), cache / "trusted", workers, max_loss)
+    index = PoolIndex.build(
+        on_rank_zero(lambda: Pool(trusted, fields or Fields())), cache / "trusted", workers, max_loss
+    )
     settings = asdict(teacher.train)
     identity = fingerprint([model_config(teacher.model), settings, index.fingerprint, seed])
     out = cache / "teacher" / identity

@@ -24,7 +24,6 @@ from clipsift_common.distributed import alone, on_rank_zero, rank
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.progress import make_console
 from selection.pool.index import PoolIndex
-from selection.pool.location import Pool
 
 SAMPLE = 8  # shards read unless all are
 
@@ -69,7 +68,7 @@ def _findings(arguments: list[str], num_shards: int | None) -> Iterator[Finding]
 
 def _read(run: RunSettings, num_shards: int | None, scratch: Path) -> tuple[list[Finding], Material | None]:
     """Everything that looks at files."""
-    pool, index, material = Pool(run.pool), None, None
+    pool, index, material = run.candidates(), None, None
     found = []
     if pool.shards:
         found.append(check_ends(pool))

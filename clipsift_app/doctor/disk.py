@@ -15,7 +15,7 @@ from selection.pool.index import SHARD_CACHE_GB
 from selection.pool.location import Pool
 from selection.pool.packed.shards import is_packed
 from selection.pool.remote import is_remote, size_of
-from selection.pool.scan import ROW_DTYPE
+from selection.samples.scan import ROW_DTYPE
 
 _UID_BYTES = 36  # of a uid in a parquet file
 _WIDTH = 768  # of features whose teacher is not known: OpenAI's ViT-L/14

@@ -16,6 +16,7 @@ from clipsift_common.progress import say
 from selection.features.embed import embed
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
+from selection.samples.fields import Fields
 from selection.settings import Precision
 
 
@@ -32,13 +33,14 @@ class EmbedSettings:
     workers: int | None = None
     precision: Precision = "32-true"
     max_loss: float = 0.01
+    fields: Fields = field(default_factory=Fields)
     trainer: Machine = field(default_factory=Machine)
 
 
 def run(arguments: list[str]) -> None:
     settings = parse_settings(EmbedSettings, arguments)
     machine = launch(settings.trainer)
-    pool = on_rank_zero(lambda: Pool(settings.pool))
+    pool = on_rank_zero(lambda: Pool(settings.pool, settings.fields))
     clip = load_clip(settings.model, settings.pretrained)
     out = Path(settings.out)
     hold(out)

@@ -14,7 +14,6 @@ from clipsift_common.files import atomic_path
 from clipsift_common.images import ImageError, open_image
 from selection.features.files import FeatureFile
 from selection.pool.index import Sample
-from selection.pool.location import Pool
 from selection.recipe.explain import Explanation, explain, format_explanation
 from selection.uids import parse_uids
 
@@ -37,7 +36,7 @@ def run(arguments: list[str]) -> None:
         about = read_settings(folder)
     except ClipsiftError as error:
         return print(f"pool     not at hand: {error}")
-    index = open_index(about.pool, about.cache)
+    index = open_index(about.candidates(), about.cache)
     row = int(index.find(parse_uids([explanation.uid]))[0]) if index is not None else -1
     if index is not None and row >= 0:
         _show(index.read(row), Path(settings.out or folder / "explain"))
@@ -59,7 +58,7 @@ def _show(sample: Sample, folder: Path) -> None:
 
 def _caption(about: RunSettings, explanation: Explanation) -> str | None:
     """The caption from the metadata, when there are no shards."""
-    path = next((file.url for file in Pool(about.pool).metadata if file.name == explanation.stem), None)
+    path = next((file.url for file in about.candidates().metadata if file.name == explanation.stem), None)
     if path is None or "text" not in FeatureFile(path).column_names():
         return None
     return str(FeatureFile(path).column("text")[explanation.row])

@@ -29,4 +29,5 @@ def run(arguments: list[str]) -> None:
     settings = parse_settings(ReportSettings, arguments, positional="run")
     about = read_settings(Path(settings.run))
     how = {"baseline": Path(settings.baseline) if settings.baseline else None, "quantiles": settings.quantiles}
-    say(f"report: {run_report(Path(settings.run), about.pool, about.cache, settings.truth or about.truth, **how)}")
+    page = run_report(Path(settings.run), about.candidates(), about.cache, settings.truth or about.truth, **how)
+    say(f"report: {page}")

@@ -15,6 +15,7 @@ from clipsift_common.progress import say
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
 from selection.reshard import SHARD_SIZE, reshard
+from selection.samples.fields import Fields
 from selection.subset import Subset
 
 
@@ -29,6 +30,7 @@ class ReshardSettings:
     shard_size: int = SHARD_SIZE
     workers: int = 2
     max_loss: float = 0.01
+    fields: Fields = field(default_factory=Fields)
     trainer: Machine = field(default_factory=Machine)
 
 
@@ -36,7 +38,7 @@ def run(arguments: list[str]) -> None:
     settings = parse_settings(ReshardSettings, arguments)
     subset = Subset.load(subset_file(settings.subset))
     launch(settings.trainer)
-    pool = on_rank_zero(lambda: Pool(settings.pool))
+    pool = on_rank_zero(lambda: Pool(settings.pool, settings.fields))
     hold(Path(settings.out))
     cache = Path(settings.cache or f"{settings.out}/.cache")
     index = PoolIndex.build(pool, cache, settings.workers, settings.max_loss)

@@ -24,6 +24,7 @@ from selection.features.embed import embed_images
 from selection.kernels.arrays import native
 from selection.pool.location import Pool
 from selection.pool.packed.shards import is_packed
+from selection.samples.parts import ending_in
 
 TRUSTED = "trusted"  # the target's name for the shards given as --trusted
 NOTE_NAME = "target.json"  # beside a target of several sets: whose features they are, and which files belong to it
@@ -164,6 +165,8 @@ def _from_shards(folder: Path) -> Iterator[bytes]:
             raise ClipsiftError(f"target: {shard.url} is packed; give a folder of pictures or of plain tars")
         with open(shard.url, "rb") as handle:
             reader = TarReader(handle, IMAGE_EXTENSIONS)
-            yield from (reader.read(image) for sample in reader for image in sample.parts.values())
+            for sample in reader:
+                images = sample.parts.values() or ending_in(sample, IMAGE_EXTENSIONS)
+                yield from (reader.read(image) for image in images)
         if reader.truncated:
             raise ClipsiftError(f"target: {shard.url} is damaged ({reader.truncated}); fetch it again")

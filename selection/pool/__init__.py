@@ -1,1 +1,1 @@
-"""A pool on disk or elsewhere: where its shards and metadata lie, its index, the reading of its tars."""
+"""A pool on disk or elsewhere: where its shards and metadata lie, its index."""

@@ -17,6 +17,7 @@ from clipsift_common.files import (
     array_fingerprint,
     atomic_path,
     file_fingerprint,
+    fingerprint,
     read_json,
     read_sealed,
     write_sealed,
@@ -26,12 +27,13 @@ from selection.pool.location import Pool, Shard
 from selection.pool.packed.shards import is_parquet
 from selection.pool.promises import promised
 from selection.pool.remote import Stamp
-from selection.pool.scan import ROW_DTYPE, scan_tar
 from selection.pool.shard_cache import ShardCache, is_cached
 from selection.pool.suffixes import STATS, without_suffix
+from selection.samples.fields import Fields
+from selection.samples.scan import IN_JSON, ROW_DTYPE, scan_tar
 from selection.uids import format_uids, sort_key
 
-FORMAT = 4  # of the files; those of another one are made anew
+FORMAT = 5  # of the files; those of another one are made anew
 
 
 def build_index(pool: Pool, stamps: list[Stamp], folder: Path, target: Path, workers: int, cache: ShardCache) -> None:
@@ -57,8 +59,8 @@ class _ShardScans(torch.utils.data.Dataset):
     An item is (samples found, samples lost, what was wrong with the shard as a whole).
     """
 
-    def __init__(self, work: list[tuple[Shard, Stamp]], folder: Path, cache: ShardCache) -> None:
-        self.work, self.folder, self.cache = work, folder, cache
+    def __init__(self, work: list[tuple[Shard, Stamp]], fields: Fields, folder: Path, cache: ShardCache) -> None:
+        self.work, self.fields, self.folder, self.cache = work, fields, folder, cache
 
     def __len__(self) -> int:
         return len(self.work)
@@ -73,12 +75,12 @@ class _ShardScans(torch.utils.data.Dataset):
             return 0, 0, f"{shard.url}: cannot be opened ({first_line(error)})"
         with handle:
             size = os.fstat(handle.fileno()).st_size
-            rows, report = scan_tar(handle, shard, _expected(shard))
+            rows, report = scan_tar(handle, shard.name, _expected(shard), self.fields)
         part = self.folder / f"{shard.name}.npy"
         with atomic_path(part) as temporary, open(temporary, "wb") as out:
             np.save(out, rows, allow_pickle=False)
         about = {"format": FORMAT, "stamp": known, "size": size, "report": report.as_dict()}
-        about["rows"] = file_fingerprint(part)
+        about |= {"rows": file_fingerprint(part), "fields": self.fields.identity()}
         write_sealed(self.folder / f"{shard.name}.json", about)
         return len(rows), report.num_lost, ""
 
@@ -97,8 +99,8 @@ def _expected(shard: Shard) -> int | None:
 def _scan_shards(pool: Pool, stamps: list[Stamp], folder: Path, workers: int, cache: ShardCache) -> None:
     parts = folder / "parts"
     mine = list(zip(pool.shards, stamps))[rank() :: world_size()]
-    work = [(shard, known) for shard, known in mine if not _part_is_current(parts, shard, known)]
-    scans = _ShardScans(work, parts, cache)
+    work = [(shard, known) for shard, known in mine if not _part_is_current(parts, shard, known, pool.fields)]
+    scans = _ShardScans(work, pool.fields, parts, cache)
     loader = torch.utils.data.DataLoader(scans, batch_size=None, num_workers=min(workers, len(work)))
     with Progress("index", len(mine), "shards") as progress:
         progress.resume(len(mine) - len(work))
@@ -112,11 +114,11 @@ def _scan_shards(pool: Pool, stamps: list[Stamp], folder: Path, workers: int, ca
             progress.advance(1, samples=f"{samples:,}", **notes)
 
 
-def _part_is_current(parts: Path, shard: Shard, known: Stamp) -> bool:
+def _part_is_current(parts: Path, shard: Shard, known: Stamp, fields: Fields) -> bool:
     about, rows = read_sealed(parts / f"{shard.name}.json"), parts / f"{shard.name}.npy"
     if about is None or not rows.is_file() or about.get("format") != FORMAT or about["stamp"] != known:
         return False
-    return about["rows"] == file_fingerprint(rows)
+    return about["fields"] == fields.identity() and about["rows"] == file_fingerprint(rows)
 
 
 def _merge(pool: Pool, stamps: list[Stamp], folder: Path, target: Path) -> None:
@@ -145,8 +147,9 @@ def _merge(pool: Pool, stamps: list[Stamp], folder: Path, target: Path) -> None:
         "stamps": stamps,
         "sizes": sizes,
         "starts": starts,
-        "fingerprint": samples_fingerprint(rows),
-        "shard_fingerprints": [samples_fingerprint(rows[start:stop]) for start, stop in pairwise(starts)],
+        "fields": pool.fields.as_dict(),
+        "fingerprint": samples_fingerprint(rows, pool.fields),
+        "shard_fingerprints": [samples_fingerprint(rows[a:b], pool.fields) for a, b in pairwise(starts)],
         "report": report.as_dict(),
         "rows": file_fingerprint(table_file),
     }
@@ -159,6 +162,7 @@ def is_whole(target: Path, contents: Contents) -> bool:
     return about is not None and rows.is_file() and about["rows"] == contents.of(str(rows))
 
 
-def samples_fingerprint(rows: np.ndarray) -> str:
-    """What tells these samples (rows of an index) from others: their uids and sizes, in order."""
-    return array_fingerprint(rows["uid"], rows["image_size"], rows["text_size"])
+def samples_fingerprint(rows: np.ndarray, fields: Fields) -> str:
+    """What tells these samples (rows of an index) from others: uids, sizes, which value of a json is the caption."""
+    of_rows = array_fingerprint(rows["uid"], rows["image_size"], rows["text_size"])
+    return fingerprint([of_rows, fields.caption]) if (rows["text_size"] & IN_JSON).any() else of_rows

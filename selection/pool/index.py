@@ -21,13 +21,15 @@ from clipsift_common.data_report import DataReport
 from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import Contents, fingerprint, read_json, wait_for
+from clipsift_common.tar_samples import split_name
 from selection.pool.build import FORMAT, build_index, is_whole, samples_fingerprint
 from selection.pool.left_out_report import logged_report
 from selection.pool.location import Pool, Shard
 from selection.pool.packed.shards import is_packed
 from selection.pool.remote import Stamp, is_remote, patiently, read_range, stamp
-from selection.pool.scan import ROW_DTYPE
 from selection.pool.shard_cache import ShardCache, is_cached
+from selection.samples.fields import Fields
+from selection.samples.scan import IN_JSON, ROW_DTYPE, count_extensions
 from selection.subset import Subset
 from selection.uids import sort_key
 
@@ -66,6 +68,7 @@ class PoolIndex:
         self.sizes: list[int] = about["sizes"]  # bytes of each shard
         self._stamps: list[Stamp] = about["stamps"]
         self.starts: list[int] = about["starts"]  # first row of each shard, and the end
+        self.fields = Fields(**about.get("fields", {}))
         self.fingerprint: str = about["fingerprint"]
         self._shard_fingerprints: list[str] | None = about.get("shard_fingerprints")
         self.report = DataReport.from_dict(about["report"])
@@ -104,19 +107,30 @@ class PoolIndex:
         folder = Path(cache) / "index"
         shard_cache = ShardCache(Path(cache) / "shards", int(shard_cache_gb * 1e9))
         stamps = on_rank_zero(lambda: _stamps(pool.shards))
-        identity = fingerprint([FORMAT, *([shard.url, shard.name, known] for shard, known in zip(pool.shards, stamps))])
+        shards = [[shard.url, shard.name, known] for shard, known in zip(pool.shards, stamps)]
+        fields = pool.fields.identity()
+        identity = fingerprint([FORMAT, *shards, *([fields] if fields else [])])
         target = folder / identity
         if not on_rank_zero(lambda: is_whole(target, Contents(Path(cache) / "contents"))):
             build_index(pool, stamps, folder, target, workers, shard_cache)
         wait_for(target / "index.json", target / "rows.npy")
         index = cls(target, shard_cache)
+        if not len(index):
+            raise ClipsiftError(f"pool: {pool.location} has no usable sample: {on_rank_zero(index.found_instead)}")
         samples, sizes = index.report.samples, index.sizes
         left_out = on_rank_zero(lambda: logged_report(pool, "shards", samples, lambda _: sizes))
         index.report.merge(left_out)
         index.report.check(max_loss)
-        if not len(index):
-            raise ClipsiftError(f"pool: {pool.location} has no usable sample ({dict(index.report.lost)}); get it again")
         return index
+
+    def found_instead(self) -> str:
+        """What a pool without samples has: why they were lost, and the members of its first shard."""
+        causes = ", ".join(f"{count:,} {cause}" for cause, count in self.report.lost.most_common())
+        with self.open_shard(0) as handle:
+            members = count_extensions(handle, self.fields)
+        first = next(iter(next(iter(self.report.examples.values()), [])), {"detail": ""})
+        detail = f" ({first['detail']})" if first["detail"] else ""
+        return f"{causes}{detail}; {self.shards[0].url} holds {members}. Say in fields where the parts of a sample are"
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -140,7 +154,8 @@ class PoolIndex:
     @cached_property
     def shard_fingerprints(self) -> list[str]:
         """What :attr:`fingerprint` is for the pool, for each shard; an index of an earlier release does not have it."""
-        return self._shard_fingerprints or [samples_fingerprint(self.rows[a:b]) for a, b in pairwise(self.starts)]
+        known, rows = self._shard_fingerprints, self.rows
+        return known or [samples_fingerprint(rows[a:b], self.fields) for a, b in pairwise(self.starts)]
 
     def content_name(self, shard: int) -> str:
         """A file name for what is made of a shard, in a folder that several pools and states of a pool share."""
@@ -177,7 +192,7 @@ class PoolIndex:
         entry = self.entries([row])[0]
         shard = self.shards[int(entry["shard"])]
         image_at, image_size = int(entry["image_offset"]), int(entry["image_size"])
-        text_at, text_size = int(entry["text_offset"]), int(entry["text_size"])
+        text_at, text_size = int(entry["text_offset"]), int(entry["text_size"]) & ~IN_JSON
         header = 512  # the member's header, which holds its name, lies right before the image
         start, stop = min(image_at - header, text_at), max(image_at + image_size, text_at + text_size)
         if stop - start <= image_size + text_size + _JOIN_GAP:
@@ -188,12 +203,14 @@ class PoolIndex:
             image = self._bytes(int(entry["shard"]), image_at - header, image_size + header)
             text = self._bytes(int(entry["shard"]), text_at, text_size)
         name = image[:100].split(b"\0", 1)[0].decode(errors="replace")
+        is_json = bool(int(entry["text_size"]) & IN_JSON)
+        caption = self.fields.caption_in(text) if is_json else text.decode("utf-8", errors="replace")
         return Sample(
             uid=f"{entry['uid']['f0']:016x}{entry['uid']['f1']:016x}",
             shard=shard.name,
-            key=name.rsplit(".", 1)[0],
+            key=(split_name(name, self.fields.keys) or (name, ""))[0],
             image=image[header:],
-            caption=text.decode("utf-8", errors="replace").strip(),
+            caption=caption.strip(),
         )
 
     @property

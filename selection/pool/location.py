@@ -10,6 +10,7 @@ from clipsift_common.errors import ClipsiftError
 from selection.pool.discovery import discover
 from selection.pool.left_out import LeftOut, by_kind, describe
 from selection.pool.names import unique_names
+from selection.samples.fields import Fields
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Pool:
     """
 
     location: str
+    fields: Fields = field(default_factory=Fields)  # which members of a tar make a sample
     shards: list[Shard] = field(init=False)
     metadata: list[Metadata] = field(init=False)
     num_sidecars: int = field(init=False)

@@ -1,0 +1,1 @@
+"""The samples in a tar: which members make one, and where they lie."""

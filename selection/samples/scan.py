@@ -1,0 +1,150 @@
+"""One pass over a tar of pairs: where each sample's image and caption lie, and what is wrong with the rest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import IO
+
+import numpy as np
+
+from clipsift_common.data_report import DataReport
+from clipsift_common.tar_samples import TarReader, TarSample, join_samples
+from clipsift_common.tars import Member
+from selection.samples.fields import Fields
+from selection.samples.parts import Lost, SampleParts
+from selection.uids import UID_DTYPE, derive_uid, parse_uids
+
+ROW_DTYPE = np.dtype(
+    [
+        ("uid", UID_DTYPE),
+        ("shard", "<u4"),  # position in the pool's list of shards
+        ("image_offset", "<u8"),
+        ("image_size", "<u4"),
+        ("text_offset", "<u8"),
+        ("text_size", "<u4"),  # of the caption, or with IN_JSON added of the json that holds it
+    ]
+)
+IN_JSON = 1 << 31
+
+_KINDS = 50  # of members that are no part of a sample, counted apart
+_NAMED = 8  # extensions in a message
+
+
+def scan_tar(
+    handle: IO[bytes], shard: str, expected: int | None, fields: Fields | None = None
+) -> tuple[np.ndarray, DataReport]:
+    """Find the whole samples of a tar.
+
+    Args:
+        handle: the open, seekable tar.
+        shard: its name, for the report and for uids derived from shard and key.
+        expected: how many samples the shard is said to hold, if something says so.
+        fields: which members make a sample.
+
+    Returns:
+        ``(n,)`` rows of :data:`ROW_DTYPE` in tar order (``shard`` is left 0), and what was lost on the way.
+    """
+    scan = _Scan(handle, shard, fields or Fields())
+    scan.run()
+    scan.count_missing(expected)
+    return scan.table(), scan.report
+
+
+class _Scan:
+    """The rows and the report of one tar."""
+
+    def __init__(self, handle: IO[bytes], shard: str, fields: Fields) -> None:
+        self.shard, self.report = shard, DataReport()
+        self.extensions = fields.extensions()
+        self.reader = TarReader(handle, self.extensions, fields.keys)
+        self.parts = SampleParts(self.reader, fields)
+        self.uids: list[str] = []
+        self.rows: list[tuple[int, int, int, int]] = []
+
+    def run(self) -> None:
+        report, has_json = self.report, False
+        for sample, is_repeated in join_samples(self.reader, self.parts.is_whole):
+            has_json |= "json" in sample.parts
+            used: tuple[Member, ...] = ()
+            if is_repeated:
+                if count := self.parts.num_samples(sample):
+                    self._lose(sample, Lost("duplicate_key", count=count))
+            elif self.reader.truncated and has_json and "json" not in sample.parts:  # its uid would be a derived one
+                self._lose(sample, Lost("truncated_tar", "its json lies behind the cut"))
+            else:
+                try:
+                    used = self._use(sample)
+                except Lost as lost:
+                    self._lose(sample, lost)
+            if sample.others:
+                self._ignore(sample, used)
+        for name in self.reader.nameless:
+            report.ignore("member without a key", self.shard, name)
+        if self.reader.trailing:
+            report.ignore("trailing data", self.shard, self.reader.last_key, self.reader.trailing)
+
+    def _use(self, sample: TarSample) -> tuple[Member, ...]:
+        """Make a row of the sample; its members."""
+        image = self.parts.image(sample)
+        caption, in_json = self.parts.caption(sample)
+        uid = self.parts.uid(sample)
+        if uid is None:
+            uid = derive_uid(self.shard, sample.key)
+            self.report.note("derived_uid", self.shard, sample.key, self.parts.why_no_uid(sample))
+        self.report.samples += 1
+        self.uids.append(uid)
+        text_size = caption.size + (IN_JSON if in_json else 0)
+        self.rows.append((image.offset_data, image.size, caption.offset_data, text_size))
+        return image, caption
+
+    def _lose(self, sample: TarSample, lost: Lost) -> None:
+        self.report.samples += lost.count
+        self.report.lose(lost.cause, self.shard, sample.key, lost.detail, lost.count)
+
+    def _ignore(self, sample: TarSample, used: tuple[Member, ...]) -> None:
+        """Count the members that are no part of a sample."""
+        for extension, member in sample.others.items():
+            kind = extension.rpartition(".")[2]
+            if member in used or (not used and kind in self.extensions):
+                continue
+            cause = f"{kind} member"
+            if cause not in self.report.ignored and len(self.report.ignored) >= _KINDS:
+                cause = "other member"
+            self.report.ignore(cause, self.shard, member.name)
+
+    def count_missing(self, expected: int | None) -> None:
+        """Count what was promised or damage took away."""
+        report, reader, shard = self.report, self.reader, self.shard
+        beside = sum(report.lost[cause] for cause in ("missing_image", "missing_caption", "truncated_tar"))
+        missing = max(reader.num_damages - beside, int(reader.is_cut))
+        if reader.truncated or report.samples:
+            missing = max(missing, (expected or 0) - report.samples)
+        if reader.truncated and not missing:
+            report.ignore("damage", shard, reader.last_key, reader.truncated)
+        if missing > 0:
+            report.samples += missing
+            reason = reader.truncated or f"{expected} samples are promised"
+            report.lose("truncated_tar", shard, reader.last_key, reason, count=missing)
+        elif report.samples == 0:
+            report.samples += expected or 1
+            report.lose("empty_shard", shard, "", "no samples in the tar", count=expected or 1)
+
+    def table(self) -> np.ndarray:
+        table = np.zeros(len(self.rows), ROW_DTYPE)
+        if self.rows:
+            table["uid"] = parse_uids(self.uids)
+            for column, values in zip(("image_offset", "image_size", "text_offset", "text_size"), zip(*self.rows)):
+                table[column] = values
+        return table[np.argsort(table["image_offset"], kind="stable")]
+
+
+def count_extensions(handle: IO[bytes], fields: Fields) -> str:
+    """The members of a tar: how many of each extension, the most frequent ones."""
+    reader, found = TarReader(handle, (), fields.keys), Counter[str]()
+    for sample in reader:
+        found.update(sample.others.keys())
+    more = sum(found.values()) - sum(count for _, count in found.most_common(_NAMED))
+    kinds = [f"{count:,} .{extension}" for extension, count in found.most_common(_NAMED)]
+    kinds += [f"{more:,} others"] if more else []
+    kinds += [f"{len(reader.nameless):,} without a key"] if reader.nameless else []
+    return ", ".join(kinds) or "no members"
