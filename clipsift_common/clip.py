@@ -55,7 +55,7 @@ def register_model(model: str) -> str:
         path = Path(model)
         if not path.is_file():
             raise ClipsiftError(f"model: {model} does not exist")
-        config = read_json(path)
+        config = read_json(path, "mend it, or get it again")
         _check_architecture(model, config)
         open_clip.add_model_config(path)
         _require_parts(model, config)
@@ -145,7 +145,7 @@ def _load_folder(folder: Path, pretrained: str | None) -> LoadedCLIP:
         raise ClipsiftError(f"model {folder}: a model folder holds its own weights; leave pretrained out")
     if not (folder / CONFIG_NAME).is_file():
         raise ClipsiftError(f"model {folder}: has no {CONFIG_NAME}")
-    config = read_json(folder / CONFIG_NAME)
+    config = read_json(folder / CONFIG_NAME, "get the one that belongs to the weights")
     if not isinstance(config, dict) or not isinstance(config.get("model_cfg"), dict):
         raise ClipsiftError(f"{folder / CONFIG_NAME}: has no model_cfg; take the one that belongs to the weights")
     _check_architecture(str(folder / CONFIG_NAME), config["model_cfg"])

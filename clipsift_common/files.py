@@ -95,14 +95,12 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file of ours; a damaged one is a :class:`ClipsiftError` that says which."""
+def read_json(path: str | Path, remedy: str = "delete it to have it made again") -> Any:
+    """Read a JSON file, by default one of ours; a damaged one is a :class:`ClipsiftError` that names it."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ClipsiftError(
-            f"{path}: cannot be read as JSON ({first_line(error)}); delete it to have it made again"
-        ) from error
+        raise ClipsiftError(f"{path}: cannot be read as JSON ({first_line(error)}); {remedy}") from error
 
 
 def write_sealed(path: str | Path, value: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -33,7 +34,7 @@ from selection.samples.scan import IN_JSON, ROW_DTYPE, count_extensions
 from selection.subset import Subset
 from selection.uids import sort_key
 
-_OPEN_FILES = 64  # shards kept open per process
+_OPEN_FILES = 64  # shards kept open per process, where a quarter of what it may open is as many
 SHARD_CACHE_GB = 100.0  # of remote and unpacked shards kept on this machine
 _JOIN_GAP = 1 << 14  # an image and a caption closer than this are read in one go
 _CHUNK = 1 << 20  # rows looked up at a time
@@ -303,7 +304,7 @@ class PoolIndex:
             self._files.move_to_end(shard)
             return self._files[shard]
         self._files[shard] = self.open_shard(shard)
-        if len(self._files) > _OPEN_FILES:
+        if len(self._files) > min(_OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4):
             self._files.popitem(last=False)[1].close()
         return self._files[shard]
 

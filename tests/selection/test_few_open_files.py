@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from helpers.features import unit_array
+from helpers.pools import write_pool
 from selection.features.files import write_feature_file
+from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
 from selection.selector import Selector
 from selection.settings import Selection
@@ -37,3 +39,12 @@ def test_files_are_closed(tmp_path: Path, few_open_files: None) -> None:
     steps = [{"score": "clip_score", "keep": 0.5}, {"method": "semdedup", "epsilon": 0.0, "clusters": 3}]
     selector = Selector(Selection(features="l14", steps=steps), Pool(str(tmp_path / "pool")), tmp_path, tmp_path / "c")
     assert len(Subset.load(selector.run())) > 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files in /proc")
+def test_many_shards_are_read(tmp_path: Path, few_open_files: None) -> None:
+    """In an order that jumps about; each index has files of its own."""
+    pool = Pool(str(write_pool(tmp_path / "pool", {f"{number:03d}": 1 for number in range(70)})))
+    index = PoolIndex.build(pool, tmp_path / "cache")
+    numbers = [row * 37 % 70 for row in range(140)]
+    assert [index.read(row).caption for row in numbers] == [f"picture number {row + 1}" for row in numbers]

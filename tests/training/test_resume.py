@@ -110,6 +110,29 @@ def test_complete_run_is_left_alone(make_data, make_module, machine, tmp_path):
     assert (folder / "open_clip_model.safetensors").stat().st_mtime_ns == stamp
 
 
+def test_ctrl_c_during_a_save_leaves_the_checkpoint_before(make_data, make_module, machine, tmp_path, monkeypatch):
+    saved, save = [], torch.save
+
+    def interrupted(state, handle):
+        saved.append(state["global_step"])
+        if saved[-1] == 3:
+            handle.write(b"half of it")
+            os.kill(os.getpid(), signal.SIGINT)
+        save(state, handle)
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    out = tmp_path / "run"
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        fit(make_module(), make_data(), out, machine, checkpoint_steps=1)
+    monkeypatch.undo()
+    assert saved == [1, 2, 3]
+    assert torch.load(out / "training" / "last.ckpt", weights_only=True)["global_step"] == 2
+    assert not list((out / "training").glob(".*"))
+    module = make_module()
+    fit(module, make_data(), out, machine)
+    assert len(module.record["loss"]) == 9 - 2
+
+
 def test_a_complete_run_whose_weights_are_others_makes_them_again(make_data, make_module, machine, tmp_path, caplog):
     weights = fit(make_module(), make_data(), tmp_path / "run", machine) / "open_clip_model.safetensors"
     written = weights.read_bytes()
