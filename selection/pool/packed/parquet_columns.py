@@ -96,7 +96,11 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 
 def _is_caption(kind: pa.DataType) -> bool:
-    """A text, or several for one picture."""
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        kind = kind.value_type
+    """A text, perhaps as bytes or in a dictionary, or several texts for one picture."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return _is_text(kind) or _is_bytes(kind)
+
+
+def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)

@@ -115,6 +115,18 @@ def test_a_caption_that_is_no_utf8_costs_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "kind", [pa.large_string(), pa.string_view(), pa.binary(), pa.dictionary(pa.int32(), pa.string())]
+)
+def test_captions_of_every_kind_of_text(tmp_path, kind):
+    texts = pa.array(["one", "two", "one", None])
+    texts = texts.dictionary_encode() if pa.types.is_dictionary(kind) else texts.cast(kind)
+    write_parquet(tmp_path / "00.parquet", pa.table({"image": [picture(row) for row in range(4)], "text": texts}))
+    index = build(tmp_path / "00.parquet", tmp_path / "cache")
+    assert [index.read(row).caption for row in range(3)] == ["one", "two", "one"]
+    assert dict(index.report.lost) == {"missing_caption": 1}
+
+
+@pytest.mark.parametrize(
     ("table", "message"),
     [
         ({"image": [b"x"], "label": [3]}, r"no column of captions \(text, .*it has image \(binary\), label \(int64\)"),
