@@ -25,7 +25,9 @@ def check_ends(pool: Pool) -> Finding:
     if problems:
         remedy = "download or write these shards again, or move them out of the pool"
         return Finding("shards", "fail", shorten_list(problems), remedy)
-    return Finding("shards", "ok", f"all {len(pool.shards):,} open, none is truncated")
+    packed = sum(is_packed(shard.url) for shard in pool.shards)
+    unseen = f"; {packed:,} are packed, of which only unpacking shows it" if packed else ""
+    return Finding("shards", "ok", f"all {len(pool.shards):,} open, none is truncated{unseen}")
 
 
 def _bad_end(shard: Shard) -> str | None:

@@ -22,6 +22,7 @@ from clipsift_app.program import run_verb
 from clipsift_app.settings import RunSettings
 from clipsift_common.clip import create_clip
 from helpers import program
+from helpers.packing import pack
 from helpers.pools import spoil, write_pool
 from helpers.workspace import write_workspace
 from selection.pool.index import PoolIndex
@@ -291,3 +292,13 @@ def test_what_a_run_would_leave_out_is_said_by_kind(folder: Path, capsys: pytest
     assert "about20sampleslost,21.74%" in said  # of 72 + 20
     assert doctor(folder, *run, "--max_loss=0.22") == 0
     assert table(capsys.readouterr().out)["packed_shard"][0] == "warn"
+
+
+def test_doctor_does_not_claim_to_have_looked_into_packed_shards(folder: Path) -> None:
+    pack(folder / "pool" / "shards", ".tar.gz")
+    (folder / "pool" / "shards" / "00000001.tar.gz").write_bytes(b"")
+    finding = check_ends(Pool(str(folder / "pool")))
+    assert (finding.status, "00000001.tar.gz is empty" in finding.text) == ("fail", True)
+    (folder / "pool" / "shards" / "00000001.tar.gz").unlink()
+    finding = check_ends(Pool(str(folder / "pool")))
+    assert (finding.status, "2 are packed" in finding.text) == ("ok", True)
