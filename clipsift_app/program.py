@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import logging
 import os
 import sys
 import traceback
 
-from clipsift_common.errors import ClipsiftError, first_line
+from clipsift_common.errors import ClipsiftError, expected
 from clipsift_common.quiet import quiet_libraries
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_NO_MEMORY = "can't allocate memory"  # torch's, of main memory
-_PEER_GONE = ("closed by peer", "reset by peer", "Broken pipe", "remote process exited")  # gloo's and NCCL's
 
 
 def run_verb(verb: str, arguments: list[str]) -> int:
@@ -32,26 +27,15 @@ def run_verb(verb: str, arguments: list[str]) -> int:
     except SystemExit as error:  # --help; a training that was told to stop and has saved
         if isinstance(error.code, str):
             print(error.code, file=sys.stderr)
-        return error.code if isinstance(error.code, int) else int(error.code is not None)
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        return _end_all(1) if status == 1 else status  # Lightning makes that of an interrupt
     except Exception as error:
-        if line := _expected(error):
+        if line := expected(error):
             print(f"clipsift: error: {_on_rank()}{line}", file=sys.stderr)
         else:
             traceback.print_exc()
         return _end_all(1)
     return 0
-
-
-def _expected(error: Exception) -> str | None:
-    """One line for what a machine does to a program, None for a bug of ours."""
-    text = str(error)
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return f"{error.filename or 'a file'}: cannot be written ({error.strerror}); the same command resumes"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _NO_MEMORY in text:
-        return f"out of memory ({first_line(error)}); clipsift doctor says what fits"
-    if isinstance(error, RuntimeError) and any(words in text for words in _PEER_GONE):
-        return "ended because another rank did"
-    return None
 
 
 def _on_rank() -> str:
@@ -65,6 +49,7 @@ def _end_all(status: int) -> int:
     from clipsift_common.distributed import world_size  # here: as above
 
     if world_size() > 1:
+        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
     return status

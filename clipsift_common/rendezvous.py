@@ -16,6 +16,7 @@ from lightning.fabric.strategies import DDPStrategy
 from clipsift_common.distributed import TIMEOUT
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.launchers import Place
+from clipsift_common.watch import watch
 
 logger = logging.getLogger("clipsift")
 
@@ -56,6 +57,7 @@ class MeetingStrategy(DDPStrategy):
         )
         if on_gpu:
             atexit.register(dist.destroy_process_group)
+        watch()
         super().setup_environment()  # finds the group
 
 

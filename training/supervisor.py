@@ -15,8 +15,9 @@ import torch.distributed as dist
 
 from clipsift_common.data_report import DataReport
 from clipsift_common.distributed import waiting_group
-from clipsift_common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError, expected, first_line
 from clipsift_common.files import write_json
+from clipsift_common.watch import end_soon
 from training.checkpoints import CHECKPOINT_NAME, AtomicCheckpointIO, stamp_settings
 from training.guard import Guard
 from training.loading.loader import GlobalBatchLoader
@@ -136,6 +137,8 @@ class Supervisor(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self._restore_handlers()
+        if trainer.world_size > 1:  # the Trainer puts the model away first, which waits for what the GPU still does
+            end_soon(expected(exception) or first_line(exception))
 
     def sum_over_ranks(self, trainer: L.Trainer, values: list[Any]) -> list[float]:
         """Sums of numbers (counts and flags; exact up to 2^53), on every rank."""

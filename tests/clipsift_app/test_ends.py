@@ -51,6 +51,15 @@ def start(
     ]
 
 
+def wait_for_rows(ranks: list[subprocess.Popen[str]], out: Path) -> None:
+    """Until some steps are done."""
+    give_up = time.monotonic() + 200
+    metrics = out / "training" / "metrics.csv"
+    while not (metrics.is_file() and len(metrics.read_text().splitlines()) > 3) and time.monotonic() < give_up:
+        assert all(rank.poll() is None for rank in ranks), wait(ranks, 60)
+        time.sleep(0.2)
+
+
 def wait(ranks: list[subprocess.Popen[str]], seconds: float) -> list[str]:
     """What each said at the end."""
     try:
@@ -69,11 +78,7 @@ def is_one_line(text: str, words: str) -> bool:
 def test_a_rank_is_killed(workspace: Path, killed: int) -> None:
     out = workspace / f"killed{killed}"
     ranks = start(workspace, out)
-    give_up = time.monotonic() + 200
-    metrics = out / "training" / "metrics.csv"
-    while not (metrics.is_file() and len(metrics.read_text().splitlines()) > 3) and time.monotonic() < give_up:
-        assert all(rank.poll() is None for rank in ranks), wait(ranks, 60)
-        time.sleep(0.2)
+    wait_for_rows(ranks, out)
     command = ["fit", f"--config={workspace / 'config.yaml'}", f"--out={out}"]
     second = program.run(command)
     assert (second.returncode, is_one_line(second.stderr, f"{out}: another start is at work in it")) == (1, True)
@@ -88,6 +93,8 @@ def test_a_rank_is_killed(workspace: Path, killed: int) -> None:
     [
         (0, "full", "metrics.csv: cannot be written (No space left on device)"),
         (1, "out of memory", "rank 1: out of memory (CUDA out of memory"),
+        (0, "backward", "out of memory (CUDA out of memory"),
+        (1, "backward", "rank 1: out of memory (CUDA out of memory"),
     ],
 )
 def test_a_rank_fails(workspace: Path, rank: int, how: str, words: str) -> None:
@@ -106,3 +113,40 @@ def test_a_disk_that_is_full_from_the_start(workspace: Path, small_disk: Path) -
     said = wait(ranks := start(workspace, small_disk / "folder" / "run"), 200)
     assert [process.returncode for process in ranks] == [1, 1], said
     assert all(is_one_line(text, "cannot be written (No space left on device)") for text in said), said
+
+
+@pytest.mark.parametrize("stuck", [0, 1])
+def test_a_rank_is_killed_while_the_other_waits_where_it_is_not_told(workspace: Path, stuck: int) -> None:
+    """As in NCCL, between two GPUs of one node."""
+    config = workspace / f"stuck{stuck}.yaml"
+    callback = {"class_path": "helpers.failures.Fails", "init_args": {"rank": stuck, "how": "stuck"}}
+    config.write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
+    out = workspace / f"stuck{stuck}"
+    ranks = start(workspace, out, f"--config={config}")
+    wait_for_rows(ranks, out)
+    ranks[1 - stuck].send_signal(signal.SIGKILL)
+    said = wait(ranks, 60)
+    assert ranks[stuck].returncode == 1
+    assert is_one_line(said[stuck], "ended because another rank did"), said
+
+
+@pytest.mark.parametrize("small_disk", ["24m"], indirect=True)
+@pytest.mark.parametrize(
+    ("step", "arguments", "words"),
+    [
+        (3, ("--checkpoint.steps=4",), "last.ckpt: cannot be written (No space left on device)"),
+        (3, (), "metrics.csv: cannot be written (No space left on device)"),
+        (99, ("--data.samples_seen=160",), "model/open_clip_model.safetensors: cannot be written"),
+    ],
+)
+def test_a_disk_that_fills_on_the_way(
+    workspace: Path, small_disk: Path, step: int, arguments: tuple[str, ...], words: str
+) -> None:
+    config = small_disk / "fills.yaml"
+    callback = {"class_path": "helpers.failures.Fills", "init_args": {"folder": str(small_disk), "step": step}}
+    config.write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
+    ranks = start(workspace, small_disk / "run", f"--config={config}", *arguments)
+    said = wait(ranks, 200)
+    assert [process.returncode for process in ranks] == [1, 1], said
+    assert any(is_one_line(text, words) for text in said), said
+    assert all(is_one_line(text, words) or is_one_line(text, "another rank did") for text in said), said

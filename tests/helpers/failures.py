@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -11,10 +14,32 @@ import torch
 
 from training import metrics
 
+_NO_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation"
+
+
+class Fills(L.Callback):
+    """Fills the disk that ``folder`` is on, really, after ``step`` steps or, where there are fewer, at the end."""
+
+    def __init__(self, folder: str, step: int) -> None:
+        self.filler, self.step = Path(folder) / "filler", step
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            self._fill(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self._fill(trainer)
+
+    def _fill(self, trainer: L.Trainer) -> None:
+        if trainer.is_global_zero:
+            with suppress(OSError), open(self.filler, "wb", buffering=0) as handle:
+                while True:
+                    handle.write(b"a" * 4096)
+
 
 class Fails(L.Callback):
-    """At step ``step`` one rank runs ``out of memory``, its disk is ``full`` for the metrics, or it crashes the
-    ``first`` time that torchrun starts it."""
+    """At step ``step`` one rank runs ``out of memory``, there or in the ``backward`` pass, its disk is ``full`` for the
+    metrics, it gets ``stuck``, or it crashes the ``first`` time that torchrun starts it."""
 
     def __init__(self, rank: int, how: str, step: int = 4) -> None:
         self.rank, self.how, self.step = rank, how, step
@@ -24,12 +49,21 @@ class Fails(L.Callback):
     ) -> None:
         if trainer.global_rank != self.rank or batch_idx < self.step:
             return
+        if self.how == "stuck":
+            time.sleep(600)
         if self.how == "out of memory":
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation")
+            raise torch.OutOfMemoryError(_NO_MEMORY)
+        if self.how == "backward":
+            next(pl_module.parameters()).register_hook(_out_of_memory)
+            return
         if self.how == "first":
             assert os.environ["TORCHELASTIC_RESTART_COUNT"] != "0"
             return
         metrics.open = _full  # type: ignore[attr-defined]
+
+
+def _out_of_memory(_: Any) -> None:
+    raise torch.OutOfMemoryError(_NO_MEMORY)
 
 
 def _full(path: Any, *_: Any, **__: Any) -> Any:

@@ -1,0 +1,65 @@
+"""Ranks watch each other: that one has ended reaches also those that wait where nothing would tell them, as in NCCL.
+
+Each rank listens to the one before it, in a ring. A connection that breaks without a farewell means that a rank has
+died or failed; who hears it ends too, and so the next one does.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import time
+from contextlib import suppress
+
+import torch
+import torch.distributed as dist
+
+from clipsift_common.distributed import TIMEOUT
+
+GRACE = 10.0  # seconds in which a rank may say by itself why it ends
+
+_watching: list[threading.Thread] = []
+
+
+def watch() -> None:
+    """Watch the rank before this one until both are done; a collective call of the whole process group."""
+    group = dist.new_group(backend="gloo", timeout=TIMEOUT)
+    thread = threading.Thread(target=_listen, args=(group,), daemon=True)
+    thread.start()
+    _watching.append(thread)
+    atexit.register(_part, group, thread)
+
+
+def end_soon(reason: str) -> None:
+    """End this process, with ``reason``, unless it ends by itself: what it does next may wait for other ranks.
+
+    Does nothing in a process that nobody watches.
+    """
+    if _watching:
+        timer = threading.Timer(GRACE, _end, [reason])
+        timer.daemon = True
+        timer.start()
+
+
+def _listen(group: dist.ProcessGroup) -> None:
+    before = (dist.get_rank() - 1) % dist.get_world_size()
+    try:
+        dist.recv(torch.empty(1), before, group)
+    except RuntimeError:  # the connection broke
+        time.sleep(GRACE)
+        _end("ended because another rank did")
+
+
+def _end(reason: str) -> None:
+    rank = dist.get_rank()
+    print(f"clipsift: error: {f'rank {rank}: ' if rank else ''}{reason}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def _part(group: dist.ProcessGroup, thread: threading.Thread) -> None:
+    """Say farewell, and give the rank before this one time to do so."""
+    with suppress(RuntimeError):  # it has gone
+        dist.send(torch.zeros(1), (dist.get_rank() + 1) % dist.get_world_size(), group)
+    thread.join(GRACE)
