@@ -132,18 +132,19 @@ def test_a_rank_is_killed_while_the_other_waits_where_it_is_not_told(workspace: 
 
 @pytest.mark.parametrize("small_disk", ["24m"], indirect=True)
 @pytest.mark.parametrize(
-    ("step", "arguments", "words"),
+    ("step", "left", "arguments", "words"),
     [
-        (3, ("--checkpoint.steps=4",), "last.ckpt: cannot be written (No space left on device)"),
-        (3, (), "metrics.csv: cannot be written (No space left on device)"),
-        (99, ("--data.samples_seen=160",), "model/open_clip_model.safetensors: cannot be written"),
+        (3, 1 << 16, ("--checkpoint.steps=4",), "last.ckpt: cannot be written (No space left on device)"),
+        (3, 0, (), "metrics.csv: cannot be written (No space left on device)"),
+        (99, 0, ("--data.samples_seen=160",), "model/open_clip_model.safetensors: cannot be written"),
     ],
 )
 def test_a_disk_that_fills_on_the_way(
-    workspace: Path, small_disk: Path, step: int, arguments: tuple[str, ...], words: str
+    workspace: Path, small_disk: Path, step: int, left: int, arguments: tuple[str, ...], words: str
 ) -> None:
     config = small_disk / "fills.yaml"
-    callback = {"class_path": "helpers.failures.Fills", "init_args": {"folder": str(small_disk), "step": step}}
+    how = {"folder": str(small_disk), "step": step, "left": left}
+    callback = {"class_path": "helpers.failures.Fills", "init_args": how}
     config.write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
     ranks = start(workspace, small_disk / "run", f"--config={config}", *arguments)
     said = wait(ranks, 200)

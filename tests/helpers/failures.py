@@ -18,10 +18,10 @@ _NO_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation
 
 
 class Fills(L.Callback):
-    """Fills the disk that ``folder`` is on, really, after ``step`` steps or, where there are fewer, at the end."""
+    """Fills the disk that ``folder`` is on, really, but for ``left`` bytes, after ``step`` steps or at the end."""
 
-    def __init__(self, folder: str, step: int) -> None:
-        self.filler, self.step = Path(folder) / "filler", step
+    def __init__(self, folder: str, step: int, left: int = 0) -> None:
+        self.filler, self.step, self.left = Path(folder) / "filler", step, left
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         if trainer.global_step == self.step:
@@ -35,6 +35,7 @@ class Fills(L.Callback):
             with suppress(OSError), open(self.filler, "wb", buffering=0) as handle:
                 while True:
                     handle.write(b"a" * 4096)
+            os.truncate(self.filler, self.filler.stat().st_size - self.left)
 
 
 class Fails(L.Callback):

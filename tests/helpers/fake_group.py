@@ -173,6 +173,7 @@ class FakeGroup(Generic[T]):
             "broadcast_object_list": self._broadcast_objects,
             "all_gather_object": self._gather_objects,
             "all_reduce": self._all_reduce,
+            "all_gather": self._all_gather,
         }
         with ExitStack() as stack:
             for name, fake in fakes.items():
@@ -202,6 +203,10 @@ class FakeGroup(Generic[T]):
     def _all_reduce(self, total: torch.Tensor, op: Any = dist.ReduceOp.SUM, **_: Any) -> None:
         assert op == dist.ReduceOp.SUM
         total.copy_(self._meet("sum", total.clone(), lambda parts: torch.stack(parts).sum(0)))
+
+    def _all_gather(self, parts: list[torch.Tensor], value: torch.Tensor, group: Any = None) -> None:
+        for part, given in zip(parts, self._meet("all_gather", value.clone())):
+            part.copy_(given)
 
     # What is done with files.
 
