@@ -25,7 +25,7 @@ _watching: list[threading.Thread] = []
 
 def watch() -> None:
     """Watch the rank before this one until both are done; a collective call of the whole process group."""
-    group = dist.new_group(backend="gloo", timeout=TIMEOUT)
+    group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=TIMEOUT)  # type: ignore[assignment]  # all are in it
     thread = threading.Thread(target=_listen, args=(group,), daemon=True)
     thread.start()
     _watching.append(thread)
