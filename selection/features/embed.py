@@ -95,7 +95,7 @@ class _FeatureWriter(BasePredictionWriter):
     def __init__(self, files: Mapping[int, FeatureFile], index: PoolIndex, progress: Progress) -> None:
         super().__init__("batch")
         self.files, self.index, self.progress = files, index, progress
-        self.skipped = 0
+        self.skipped, self.lost = 0, DataReport()
         self.pending: list[tuple[Batch, Features]] = []
 
     def write_on_batch_end(
@@ -117,7 +117,7 @@ class _FeatureWriter(BasePredictionWriter):
             self.pending = []
 
     def _write(self, shard: int) -> None:
-        report = DataReport()
+        report = DataReport(logs=False)
         rows, captions = [], []
         for batch, _ in self.pending:
             rows += batch["rows"]
@@ -134,6 +134,7 @@ class _FeatureWriter(BasePredictionWriter):
         file = self.files[shard]
         path = Path(file.path)
         path.unlink(missing_ok=True)  # of what the shard held before
+        self.lost.merge(report, logs=True)
         about = report.as_dict() | {_SHARD: self.index.shard_fingerprints[shard]}
         write_json(_report_of(file), about)
         write_feature_file(path.parent, str(file.name), path.stem, self.index.uids[rows], captions, image, text)

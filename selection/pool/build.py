@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ def build_index(pool: Pool, stamps: list[Stamp], folder: Path, target: Path, wor
 class _ShardScans(torch.utils.data.Dataset):
     """Scans one shard per item and writes its part; a DataLoader runs it in several processes.
 
-    An item is (samples found, samples lost, what was wrong with the shard as a whole).
+    An item is (samples found, the report of them, what was wrong with the shard as a whole).
     """
 
     def __init__(self, work: list[tuple[Shard, Stamp]], fields: Fields, folder: Path, cache: ShardCache) -> None:
@@ -65,14 +66,14 @@ class _ShardScans(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.work)
 
-    def __getitem__(self, item: int) -> tuple[int, int, str]:
+    def __getitem__(self, item: int) -> tuple[int, dict[str, Any], str]:
         shard, known = self.work[item]
         try:
             handle = self.cache.open(shard.url, known) if is_cached(shard.url) else open(shard.url, "rb")  # noqa: SIM115
         except ClipsiftError as error:
-            return 0, 0, str(error)
+            return 0, {}, str(error)
         except OSError as error:
-            return 0, 0, f"{shard.url}: cannot be opened ({first_line(error)})"
+            return 0, {}, f"{shard.url}: cannot be opened ({first_line(error)})"
         with handle:
             size = os.fstat(handle.fileno()).st_size
             rows, report = scan_tar(handle, shard.name, _expected(shard), self.fields)
@@ -82,7 +83,7 @@ class _ShardScans(torch.utils.data.Dataset):
         about = {"format": FORMAT, "stamp": known, "size": size, "report": report.as_dict()}
         about |= {"rows": file_fingerprint(part), "fields": self.fields.identity()}
         write_sealed(self.folder / f"{shard.name}.json", about)
-        return len(rows), report.num_lost, ""
+        return len(rows), report.as_dict(), ""
 
 
 def _expected(shard: Shard) -> int | None:
@@ -104,13 +105,13 @@ def _scan_shards(pool: Pool, stamps: list[Stamp], folder: Path, workers: int, ca
     loader = torch.utils.data.DataLoader(scans, batch_size=None, num_workers=min(workers, len(work)))
     with Progress("index", len(mine), "shards") as progress:
         progress.resume(len(mine) - len(work))
-        samples = lost = 0
-        for found, missed, error in loader:
+        samples, lost = 0, DataReport()
+        for found, report, error in loader:
             if error:
                 raise ClipsiftError(error)
             samples += int(found)
-            lost += int(missed)
-            notes = {"skipped": f"{lost:,}"} if lost else {}
+            lost.merge(report, logs=True)
+            notes = {"skipped": f"{lost.num_lost:,}"} if lost.num_lost else {}
             progress.advance(1, samples=f"{samples:,}", **notes)
 
 

@@ -54,7 +54,10 @@ class _Scan:
     """The rows and the report of one tar."""
 
     def __init__(self, handle: IO[bytes], shard: str, fields: Fields) -> None:
-        self.shard, self.report = shard, DataReport()
+        self.shard, self.report = (
+            shard,
+            DataReport(logs=False),
+        )  # many processes scan; what they find is logged where it is put together
         self.extensions = fields.extensions()
         self.reader = TarReader(handle, self.extensions, fields.keys)
         self.parts = SampleParts(self.reader, fields)
