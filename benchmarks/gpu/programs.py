@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,6 +60,7 @@ def _signals(folder: Path, device: str, short: list[str]) -> Iterator[Row]:
     more = [*short, "--checkpoint.steps=2"]
     status = _clipsift("fit", folder, device, "whole", more)
     yield holds("an uninterrupted fit", status == 0, str(status))
+    shutil.rmtree(folder / "stopped", ignore_errors=True)  # of a start of this part that was stopped itself
     process = _start("fit", folder, device, "stopped", more)
     checkpoint = folder / "stopped" / "training" / "last.ckpt"
     while process.poll() is None and not checkpoint.is_file():
