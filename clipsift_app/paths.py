@@ -53,8 +53,13 @@ def make_absolute(config: jsonargparse.Namespace) -> None:
 
 
 def absolute(value: str, must_exist: bool = True) -> str:
-    """``value`` made absolute if it is a local path, or a file of the packaged configs; else unchanged."""
-    if "://" in value or "::" in value or value.startswith("pipe:"):
+    """``value`` made absolute if it is a local path, or a file of the packaged configs; else unchanged.
+
+    Of several joined by ``::`` each is.
+    """
+    if "::" in value:
+        return "::".join(absolute(part, must_exist) for part in value.split("::"))
+    if "://" in value or value.startswith("pipe:"):
         return value
     here = Path.cwd() / value
     try:
@@ -68,7 +73,7 @@ def absolute(value: str, must_exist: bool = True) -> str:
         return str(here.resolve())
     if value.endswith(".json") and (packaged := find_config(value)):
         return str(packaged)
-    if must_exist and not any(mark in value for mark in "{*"):
+    if must_exist and not any(mark in value for mark in "{*["):
         return value
     return str(here.absolute())
 

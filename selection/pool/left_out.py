@@ -66,5 +66,6 @@ def by_kind(left_out: Sequence[LeftOut]) -> dict[str, list[LeftOut]]:
 def describe(group: Sequence[LeftOut], location: str) -> str:
     """``2 archive (a.zip, b.zip): no tars`` for files of one kind, by their paths below the pool's location."""
     names = ", ".join(left.path.removeprefix(f"{location.rstrip('/')}/") for left in group[:_NAMED])
+    names = names.encode(errors="backslashreplace").decode()  # of a file called by bytes that are no UTF-8
     more = ", ..." if len(group) > _NAMED else ""
     return f"{len(group):,} {group[0].kind} ({names}{more}): {KINDS[group[0].kind].reason}"

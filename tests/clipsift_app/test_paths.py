@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from clipsift_app.parsing import parse_run
-from clipsift_app.paths import expand_home
+from clipsift_app.paths import absolute, expand_home
 from clipsift_app.program import run_verb
 from helpers.workspace import TRAINING, write_workspace
 from selection.subset import Subset
@@ -110,3 +110,22 @@ def test_a_place_that_cannot_be_is_one_line(
     line = capsys.readouterr().err.splitlines()[-1]
     remedy = r"file is a file\); mend that" if place.startswith("file") else "cannot be a path .*; give another"
     assert re.match(rf"clipsift: error: .*{tmp_path}.*{remedy}", line), line
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("cc3m::cc12m", "{here}/cc3m::{here}/cc12m"),
+        ("cc3m::s3://bucket/cc12m::/data/x", "{here}/cc3m::s3://bucket/cc12m::/data/x"),
+        ("{{cc3m,cc12m}}/*.tar::pipe:cat x.tar", "{here}/{{cc3m,cc12m}}/*.tar::pipe:cat x.tar"),
+        ("cc3m/[01].tar", "{here}/cc3m/[01].tar"),
+        ("c[1] {{2}}", "{here}/c[1] {{2}}"),
+    ],
+)
+def test_each_of_joined_pools_and_patterns_is_made_absolute(
+    given: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("cc3m", "cc12m", "c[1] {2}"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert absolute(given.format()) == expected.format(here=tmp_path)

@@ -284,3 +284,19 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(os, "scandir", refuse)
     (left,) = Pool(str(pool)).left_out
     assert (left.kind, left.path) == ("unreadable_folder", f"{pool}/secret/")
+
+
+@pytest.mark.parametrize("tar", [b"", bytes(1024), bytes(10240)])
+def test_an_empty_tar_loses_what_was_promised(tar: bytes, tmp_path: Path) -> None:
+    pool = tars(tmp_path / "pool", "0.tar")
+    (pool / "1.tar").write_bytes(tar)
+    (pool / "1_stats.json").write_text('{"successes": 40}')
+    report = index_of(pool, tmp_path / "cache").report
+    assert (report.samples, report.num_lost) == (TEN + 40, 40)
+
+
+def test_names_that_are_no_text_are_used_and_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pool = tars(tmp_path / "pool", "0.tar", "caf\udce9/\udce9.tar", "caf\udce8/\udce9.tar", "x\udce9.tar.part")
+    index = index_of(pool, tmp_path / "cache")
+    assert len(index) == 3 * TEN
+    assert "1 partial_download (x\\udce9.tar.part)" in caplog.text
