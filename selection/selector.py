@@ -144,7 +144,8 @@ class Selector:
         pool = self.pool
         if isinstance(pool, Arrays):
             return Source(pool.fingerprint(), lambda: [pool])
-        if self.selection.features or (pool.metadata and not self.clip):
+        embeds = self.teacher is not None and self.recipe.needs_features
+        if self.selection.features or (pool.metadata and not embeds):
             files = [FeatureFile(file.url, self.selection.features, file.name) for file in pool.metadata]
             if not files:
                 raise ClipsiftError(
@@ -152,9 +153,10 @@ class Selector:
                     f"{self.selection.features}; give a teacher instead"
                 )
             return metadata_source(files, pool, Contents(self.cache / "contents"), lambda: self._weighed(files))
+        index = self.index.fingerprint  # made first: a pool of which too much is lost costs no teacher's training
         if self.clip is None:
-            return Source(self.index.fingerprint, self._listed, is_counted=True)
-        index, precision = self.index.fingerprint, self.selection.embedding.precision
+            return Source(index, self._listed, is_counted=True)
+        precision = self.selection.embedding.precision
         identity = fingerprint([index, self.clip.identity, precision])
         before = fingerprint([index, self.clip.fingerprint, precision])
         return Source(identity, lambda: self._embedded(identity), before, is_counted=True)

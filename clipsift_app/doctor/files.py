@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clipsift_app.doctor.finding import Finding
+from clipsift_app.doctor.finding import Finding, evenly
 from clipsift_app.settings import RunSettings
 from clipsift_common.data_report import DataReport
+from clipsift_common.errors import ClipsiftError
+from selection.features.files import FeatureFile
 from selection.pool.index import PoolIndex
 from selection.pool.left_out import KINDS, by_kind, describe
 from selection.pool.left_out_report import left_out_report, summarise
 from selection.pool.location import Pool
+from selection.pool.remote import size_of
+
+_METADATA_FILES = 8  # looked at
 
 
 def check_files(run: RunSettings, pool: Pool, index: PoolIndex | None, num_pool: float) -> Iterator[Finding]:
@@ -23,15 +28,36 @@ def check_files(run: RunSettings, pool: Pool, index: PoolIndex | None, num_pool:
     samples, sizes = (index.report.samples, index.sizes) if index else (0, [])
     report = left_out_report(pool, "shards", samples, lambda _: sizes)
     yield Finding("files", "ok", summarise(report))
-    share = report.num_lost / max(num_pool + report.num_lost, 1)
+    lost, share = report.lost, report.num_lost / max(num_pool + report.num_lost, 1)
+    if run.selection.features and (rows := _of_metadata(run.selection.features, pool)):
+        lost, share = lost + rows.lost, max(share, rows.loss)
     for kind, group in by_kind(pool.left_out).items():
-        yield _finding(kind, describe(group, pool.location), report, share, run.max_loss)
+        yield _finding(kind, describe(group, pool.location), lost[kind], share, run.max_loss)
 
 
-def _finding(kind: str, text: str, report: DataReport, share: float, max_loss: float) -> Finding:
-    """``share``: of the pool's samples that is lost with all kinds together."""
+def _of_metadata(features: str, pool: Pool) -> DataReport | None:
+    """What is lost with metadata that is left out, among about as many rows as there are; None without any."""
+    files = [
+        FeatureFile(file.url, features) for file in evenly(pool.metadata, min(len(pool.metadata), _METADATA_FILES))
+    ]
+    if not any(left.loses == "metadata" for left in pool.left_out):
+        return None
+    try:
+        rows = sum(file.num_rows() for file in files)
+    except ClipsiftError:  # which is a finding of its own
+        return None
+
+    def sizes(kind: str) -> list[int]:
+        return [size_of(file.npz if kind == "features_alone" else file.path) or 0 for file in files]
+
+    report = left_out_report(pool, "metadata", rows, sizes)
+    report.samples += round(rows / len(files) * len(pool.metadata))
+    return report
+
+
+def _finding(kind: str, text: str, lost: int, share: float, max_loss: float) -> Finding:
+    """``lost``: samples, about; ``share``: of the pool's samples that is lost with all kinds together."""
     remedy = KINDS[kind].remedy
-    lost = report.lost.get(kind, 0)
     if not lost:
         return Finding(kind, "warn" if remedy else "ok", text, remedy)
     text += f"; about {lost:,} samples lost"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from rich.table import Table
 from rich.text import Text
 
+T = TypeVar("T")
 Status = Literal["ok", "warn", "fail"]
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -32,6 +33,11 @@ def format_findings(findings: Sequence[Finding]) -> Table:
         mark = Text(finding.status, style=_STYLES[finding.status])
         table.add_row(finding.check, mark, Text(finding.text), Text(finding.remedy))
     return table
+
+
+def evenly(values: Sequence[T], count: int) -> list[T]:
+    """``count`` of the values, from the first to the last."""
+    return [values[round(number * (len(values) - 1) / max(count - 1, 1))] for number in range(count)]
 
 
 def shorten_list(values: Sequence[str], most: int = 3) -> str:

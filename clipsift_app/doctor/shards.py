@@ -7,7 +7,7 @@ from pathlib import Path
 
 import fsspec
 
-from clipsift_app.doctor.finding import Finding, shorten_list
+from clipsift_app.doctor.finding import Finding, evenly, shorten_list
 from clipsift_app.settings import RunSettings
 from clipsift_common.errors import ClipsiftError, first_line
 from selection.pool.index import PoolIndex
@@ -49,9 +49,8 @@ def read_some(run: RunSettings, pool: Pool, num_shards: int | None, folder: Path
     """
     total = len(pool.shards)
     count = total if num_shards is None else min(total, num_shards)
-    chosen = [pool.shards[round(number * (total - 1) / max(count - 1, 1))] for number in range(count)]
     try:
-        index = PoolIndex.build(pool.part(chosen), folder, run.data.get("workers", 0))
+        index = PoolIndex.build(pool.part(evenly(pool.shards, count)), folder, run.data.get("workers", 0))
     except ClipsiftError as error:
         return Finding("samples", "fail", str(error), "mend the shards, or look at their names and members"), None
     report, read = index.report, f"{count:,} of {total:,} shards read"

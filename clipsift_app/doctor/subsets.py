@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from clipsift_app.doctor.finding import Finding
+from clipsift_app.doctor.finding import Finding, evenly
 from clipsift_app.settings import RunSettings
 from clipsift_common.errors import ClipsiftError
 from selection.features.files import FeatureFile
 from selection.pool.index import PoolIndex
-from selection.pool.location import Metadata, Pool
+from selection.pool.location import Pool
 from selection.subset import Subset
 from selection.uids import sort_key
 
@@ -61,7 +61,7 @@ def check_metadata(run: RunSettings, pool: Pool, index: PoolIndex | None, read_a
         remedy = "download it (DataComp: --download_npz), or make it with clipsift embed"
         return [Finding("metadata", "fail", f"{run.pool} has none, features {name} are asked for", remedy)]
     count = len(pool.metadata) if read_all else min(len(pool.metadata), _METADATA_FILES)
-    files = [FeatureFile(file.url, name) for file in _evenly(pool.metadata, count)]
+    files = [FeatureFile(file.url, name) for file in evenly(pool.metadata, count)]
     try:
         uids = np.concatenate([file.uids() for file in files])
         for file in files if name else ():
@@ -86,7 +86,3 @@ def _check_features(file: FeatureFile) -> None:
     for _, num_bytes in file.array_marks():
         if num_bytes < 2 * file.num_rows():
             raise ClipsiftError(f"{file.feature_files[-1]}: too small for {file.num_rows():,} rows")
-
-
-def _evenly(files: list[Metadata], count: int) -> list[Metadata]:
-    return [files[round(number * (len(files) - 1) / max(count - 1, 1))] for number in range(count)]

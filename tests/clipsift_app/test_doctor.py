@@ -14,6 +14,7 @@ import torch
 
 import clipsift_app.doctor.disk
 from clipsift_app.doctor import shared_memory, step
+from clipsift_app.doctor.files import check_files
 from clipsift_app.doctor.memory import StepMemory, num_blocks, saved_tensors
 from clipsift_app.doctor.shards import check_ends, read_some
 from clipsift_app.doctor.subsets import check_metadata, check_subsets
@@ -25,6 +26,7 @@ from helpers import program
 from helpers.packing import pack
 from helpers.pools import spoil, write_pool
 from helpers.workspace import write_workspace
+from selection.features.files import write_feature_file
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
 from selection.subset import Subset
@@ -302,3 +304,19 @@ def test_doctor_does_not_claim_to_have_looked_into_packed_shards(folder: Path) -
     (folder / "pool" / "shards" / "00000001.tar.gz").unlink()
     finding = check_ends(Pool(str(folder / "pool")))
     assert (finding.status, "2 are packed" in finding.text) == ("ok", True)
+
+
+def test_metadata_that_would_be_left_out_is_weighed(run: RunSettings, tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        folder = Path(run.pool) / "metadata" / name
+        uids = np.array([(0, number) for number in range(10)], "u8,u8")
+        write_feature_file(folder, "l14", name, uids, ["a caption"] * 10, np.eye(10), np.eye(10))
+    (folder / "c.parquet").unlink()
+    run.selection.features = "l14"
+    findings = {finding.check: finding for finding in check_files(run, Pool(run.pool), None, 72.0)}
+    assert findings["features_alone"].status == "fail"
+    assert "about 10 samples lost, 33.33% with all kinds" in findings["features_alone"].text
+    run.max_loss = 0.4
+    assert {finding.status for finding in check_files(run, Pool(run.pool), None, 72.0)} == {"ok", "warn"}
+    run.selection.features = None  # then metadata are not read
+    assert "lost" not in [*check_files(run, Pool(run.pool), None, 72.0)][1].text

@@ -334,3 +334,18 @@ def test_parquets_of_other_kinds_are_no_metadata(tmp_path: Path) -> None:
     assert {left.path for left in pool.left_out} == {
         f"{tmp_path}/{name}.parquet" for name in ("history", "deep/er/notes")
     }
+
+
+def test_a_pool_of_which_too_much_is_left_out_costs_no_teacher(tmp_path: Path) -> None:
+    write_pool(tmp_path / "pool", {"0": 10, "1": 10})
+    shutil.copy(tmp_path / "pool/shards/1.tar", tmp_path / "pool/shards/2.tar.part")
+    steps = [{"score": "clip_score", "keep": 0.5}]
+    selector = Selector(
+        Selection(Teacher("tiny", pretrained="weights.pt"), steps=steps),
+        Pool(str(tmp_path / "pool")),
+        tmp_path / "run",
+        tmp_path / "cache",
+        teacher=lambda: pytest.fail("the teacher is made"),
+    )
+    with pytest.raises(ClipsiftError, match=r"10 of 30 samples lost \(33.33%; partial_download 10\)"):
+        selector.run()
