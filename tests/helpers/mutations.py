@@ -15,7 +15,7 @@ from clipsift_common.errors import ClipsiftError
 
 T = TypeVar("T")
 
-_REMEDY = re.compile(r"\b(fetch|get|give|make|made|delete|save|take|mend|leave|lower|raise|write|choose|let|see)\b")
+_REMEDY = re.compile(r"\b(fetch|get|give|make|made|delete|save|take|mend|leave|say|lower|raise|write|choose|let|see)\b")
 
 
 class Trap:
@@ -116,5 +116,5 @@ def outcome(action: Callable[[], T], path: Path | str) -> T | None:
         message = str(error)
     assert "\n" not in message
     assert str(path) in message, message
-    assert _REMEDY.search(message.replace(str(path), "")), f"no remedy: {message}"
+    assert _REMEDY.search(message.replace(str(path), "").lower()), f"no remedy: {message}"
     return None
