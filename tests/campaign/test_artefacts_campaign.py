@@ -47,7 +47,7 @@ def _copy(made: Path, folder: Path) -> None:
     shutil.copytree(made, folder, dirs_exist_ok=True)
 
 
-SCORES = ["run/selection/scores/0.parquet", "cache/scores/*/0.parquet"]
+SCORES = ["run/selection/scores/0.parquet", "cache/scores/**/*.parquet"]
 OTHERS = ["run/selection/subset.npy", "run/selection/subset.json", "cache/contents/*.json"]
 
 
