@@ -134,7 +134,7 @@ def test_a_rank_is_killed_while_the_other_waits_where_it_is_not_told(workspace: 
 @pytest.mark.parametrize(
     ("step", "left", "arguments", "words"),
     [
-        (3, 1 << 16, ("--checkpoint.steps=4",), "last.ckpt: cannot be written (No space left on device)"),
+        (3, 1 << 16, ("--checkpoint.steps=4",), "last.ckpt: cannot be written"),
         (3, 0, (), "metrics.csv: cannot be written (No space left on device)"),
         (99, 0, ("--data.samples_seen=160",), "model/open_clip_model.safetensors: cannot be written"),
     ],
