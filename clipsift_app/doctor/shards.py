@@ -55,6 +55,8 @@ def read_some(run: RunSettings, pool: Pool, num_shards: int | None, folder: Path
         return Finding("samples", "fail", str(error), "mend the shards, or look at their names and members"), None
     report, read = index.report, f"{count:,} of {total:,} shards read"
     text = f"{len(index):,} whole samples, {read}"
+    if report.noted:
+        text += "; used: " + ", ".join(f"{number:,} {cause}" for cause, number in report.noted.most_common())
     if not report.num_lost:
         return Finding("samples", "ok", text), index
     causes = ", ".join(f"{cause} {number:,}" for cause, number in report.lost.most_common())

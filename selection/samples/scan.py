@@ -11,8 +11,9 @@ from clipsift_common.data_report import DataReport
 from clipsift_common.tar_samples import TarReader, TarSample, join_samples
 from clipsift_common.tars import Member
 from selection.samples.fields import Fields
+from selection.samples.identical import identical_pictures
 from selection.samples.parts import Lost, SampleParts
-from selection.uids import UID_DTYPE, derive_uid, parse_uids
+from selection.uids import UID_DTYPE, derive_uid, format_uids, parse_uids
 
 ROW_DTYPE = np.dtype(
     [
@@ -47,7 +48,11 @@ def scan_tar(
     scan = _Scan(handle, shard, fields or Fields())
     scan.run()
     scan.count_missing(expected)
-    return scan.table(), scan.report
+    table = scan.table()
+    for row, size, count in identical_pictures(scan.reader, table):
+        uid = format_uids(table["uid"][row : row + 1])[0]
+        scan.report.note("identical_image", shard, uid, f"{count:,} pictures have its {size:,} bytes", count)
+    return table, scan.report
 
 
 class _Scan:
