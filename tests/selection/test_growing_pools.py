@@ -47,7 +47,7 @@ class Work:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.done: dict[str, list[str]] = {"scanned": [], "embedded": [], "scored": []}
-        self._note(monkeypatch, build, "scan_tar", "scanned", lambda handle, shard, *_: [shard.name])
+        self._note(monkeypatch, build, "scan_tar", "scanned", lambda handle, shard, *_: [shard])
         self._note(monkeypatch, embedding._FeatureWriter, "_write", "embedded", self._embedded)
         self._note(monkeypatch, columns, "_features", "scored", lambda block, _: [file.stem for file in block])
 
