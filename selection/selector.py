@@ -26,6 +26,7 @@ from clipsift_common.machine import Machine, device_of, num_workers
 from selection.features.arrays import Arrays
 from selection.features.embed import embed
 from selection.features.files import FeatureFile, FeatureRows
+from selection.features.sizes import count_rows
 from selection.features.target import TRUSTED, load_target
 from selection.features.target_rows import checked_rows
 from selection.finished import is_done
@@ -164,7 +165,7 @@ class Selector:
     def _weighed(self, files: list[FeatureFile]) -> list[FeatureFile]:
         """The pool's metadata, when not too much of it is left out."""
         assert isinstance(self.pool, Pool)
-        pool, rows = self.pool, sum(file.num_rows() for file in files)
+        pool, rows = self.pool, sum(count_rows(files))
 
         def sizes(kind: str) -> list[int]:
             of_features = kind == "features_alone"

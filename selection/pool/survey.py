@@ -27,7 +27,9 @@ from selection.pool.suffixes import (
 
 METADATA_FOLDER = "metadata"
 # What caches and run directories hold could be taken for data. They are known by names that only we give.
-_OWN = re.compile(r"(.*/)?(?:(?:index|features|scores|contents)/(?=[0-9a-f]{16}[./])|selection/(?=scores/|subset\.))")
+_OWN = re.compile(
+    r"(.*/)?(?:(?:index|features|scores|contents|targets|teacher)/(?=[0-9a-f]{16}[./])|selection/(?=scores/|subset\.))"
+)
 _CACHED_SHARD = re.compile(r"(.*/)?shards/(?=[0-9a-f]{16}(?:-packed)?(?:\.tar|\.\d+\.part)?$)")
 _EMBEDDINGS = re.compile(r"(.*/)?(img_emb|text_emb)/\2_\d+\.npy")  # clip-retrieval's, beside its metadata
 

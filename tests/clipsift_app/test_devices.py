@@ -70,9 +70,9 @@ def test_every_stage_of_every_rank(
         selector = Selector(metadata, Pool(str(tmp_path / "pool")), tmp_path / "run", tmp_path / "cache", machine=here)
         selector.trusted = str(tmp_path / "trusted")
         scored = Selector(Selection(None, None, []), selector.pool, selector.out, selector.cache, machine=here)
-        devices.append(scored._plan("features", {}).device)
+        devices.append(scored._plan({}).device)
         with pytest.raises(Began):
-            selector._plan("features", {})
+            selector._plan({})
         with pytest.raises(Began):
             evaluate(clip, tmp_path / "eval", machine=here)
         devices += [make_fit_trainer(here, alone, [], {}).strategy.root_device for alone in (False, True)]

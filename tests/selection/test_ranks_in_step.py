@@ -174,7 +174,7 @@ def test_a_selection_among_metadata(name: str, inputs: Path) -> None:
 
 
 def test_features_and_scores_of_tars(inputs: Path, clip: LoadedCLIP) -> None:
-    compare(inputs, "tars", lambda out: embed_and_select(inputs, clip, out))
+    compare(inputs, "of tars", lambda out: embed_and_select(inputs, clip, out))
     compare(inputs, "uids", lambda out: select_by_captions(inputs, out))
 
 

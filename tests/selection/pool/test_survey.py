@@ -102,7 +102,8 @@ def test_what_the_program_wrote_itself_is_no_data() -> None:
     name = "0123456789abcdef"
     cache = [f"cache/features/{name}/0.parquet", f"cache/features/{name}/0.npz", f"cache/scores/{name}/0.parquet"]
     cache += [f"cache/shards/{name}.tar", f"cache/shards/{name}-packed", f"cache/shards/{name}.0.part"]
-    cache += [f"cache/index/{name}/rows.npy", "cache/index/parts/0.npy"]
+    cache += [f"cache/index/{name}/rows.npy", "cache/index/parts/0.npy", f"cache/targets/{name}.npy"]
+    cache += [f"cache/teacher/{name}/training/model/weights.safetensors"]
     run = ["runs/a/selection/scores/0.parquet", "runs/a/selection/subset.npy", f"runs/a/cache/contents/{name}.json"]
     survey = classify(dict.fromkeys([*cache, *run, f"shards/{name}.tar", "metadata/0.parquet", "features/0.parquet"]))
     assert list(survey.shards) == [f"shards/{name}.tar"]
@@ -116,6 +117,8 @@ def test_what_the_program_wrote_itself_is_no_data() -> None:
             "cache/index/",
             "cache/scores/",
             "cache/shards/",
+            "cache/targets/",
+            "cache/teacher/",
             "runs/a/cache/contents/",
             "runs/a/selection/",
         ]
