@@ -133,12 +133,7 @@ def _merge(pool: Pool, stamps: list[Stamp], folder: Path, target: Path) -> None:
         sizes.append(about["size"])
         report.merge(about["report"])
     rows = np.concatenate(tables) if tables else np.zeros(0, ROW_DTYPE)
-    _, first = np.unique(sort_key(rows["uid"]), return_index=True)
-    repeated = np.ones(len(rows), bool)
-    repeated[first] = False
-    for row in np.flatnonzero(repeated):
-        report.lose("duplicate_uid", pool.shards[rows["shard"][row]].name, format_uids(rows["uid"][row : row + 1])[0])
-    rows = rows[~repeated]
+    rows = _without_repeats(rows, pool.shards, report)
     table_file = target / "rows.npy"
     with atomic_path(table_file) as temporary, open(temporary, "wb") as out:
         np.save(out, rows, allow_pickle=False)
@@ -155,6 +150,23 @@ def _merge(pool: Pool, stamps: list[Stamp], folder: Path, target: Path) -> None:
         "rows": file_fingerprint(table_file),
     }
     write_sealed(target / "index.json", about)
+
+
+def _without_repeats(rows: np.ndarray, shards: list[Shard], report: DataReport) -> np.ndarray:
+    """The first row of each uid. The others are lost; but what another of the joined pools has too is one sample."""
+    keys = sort_key(rows["uid"])
+    unique, first = np.unique(keys, return_index=True)
+    repeated = np.ones(len(rows), bool)
+    repeated[first] = False
+    for row, earlier in zip(np.flatnonzero(repeated), first[np.searchsorted(unique, keys[repeated])]):
+        here, there = shards[rows["shard"][row]], shards[rows["shard"][earlier]]
+        uid, where = format_uids(rows["uid"][row : row + 1])[0], f"{there.name} has it"
+        if here.source == there.source:
+            report.lose("duplicate_uid", here.name, uid, where)
+        else:
+            report.samples -= 1
+            report.ignore("uid_of_another_pool", here.name, uid, where)
+    return rows[~repeated]
 
 
 def is_whole(target: Path, contents: Contents) -> bool:

@@ -21,11 +21,13 @@ class Shard:
         url: what opens it.
         name: its path below the pool without the suffix, ``/`` as ``_``: unique in the pool.
         promise: how many samples are in it, or the file that says so; "" when there is none, None when nobody looked.
+        source: which of the folders that make the pool it is from.
     """
 
     url: str
     name: str
     promise: str | int | None = field(default=None, compare=False)
+    source: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,12 @@ class Pool:
 
     def __post_init__(self) -> None:
         found = [found for part in str(self.location).split("::") for found in discover(part)]
-        shards = [place for part in found for place in part.shards]
+        shards = [(place, number) for number, part in enumerate(found) for place in part.shards]
+        names = unique_names([place for place, _ in shards])
         metadata = [place for part in found for place in part.metadata]
-        self.shards = [Shard(place.url, name, place.promise) for place, name in zip(shards, unique_names(shards))]
+        self.shards = [
+            Shard(place.url, name, place.promise, source) for (place, source), name in zip(shards, names, strict=True)
+        ]
         self.metadata = [Metadata(place.url, name) for place, name in zip(metadata, unique_names(metadata))]
         self.num_sidecars = sum(part.num_sidecars for part in found)
         self.left_out = [left for part in found for left in part.left_out]

@@ -113,6 +113,28 @@ def test_damage_is_skipped_and_counted_by_cause(tmp_path: Path, caplog: pytest.L
     assert "duplicate_key: 0 good3" in caplog.text
 
 
+@pytest.mark.parametrize("join", ["{root}/a::{root}/b::{root}/c", "{root}/{{a,b,c}}"])
+def test_what_two_joined_pools_have_is_one_sample(tmp_path: Path, join: str) -> None:
+    write_pool(tmp_path / "a", {"0": 5, "1": 3})  # uids 1 to 8
+    write_pool(tmp_path / "b", {"0": 4}, start=7)  # 7 to 10
+    write_pool(tmp_path / "c", {"9": 2}, start=10)  # 10 and 11
+    index = build(join.format(root=tmp_path), tmp_path / "cache")
+    assert [int(uid, 16) for uid in format_uids(index.uids)] == list(range(1, 12))
+    assert dict(index.report.ignored) == {"uid_of_another_pool": 3}
+    assert (index.report.samples, index.report.num_lost) == (11, 0)
+    places = [(there["shard"], there["detail"]) for there in index.report.examples["uid_of_another_pool"]]
+    assert places == [("b_shards_0", "a_shards_1 has it")] * 2 + [("c_shards_9", "b_shards_0 has it")]
+
+
+def test_what_one_pool_has_twice_is_lost_also_among_others(tmp_path: Path) -> None:
+    write_pool(tmp_path / "a", {"0": 5})
+    write_pool(tmp_path / "b", {"1": 2}, start=6)
+    write_pool(tmp_path / "b", {"2": 2}, start=7)  # 7 again
+    index = build(f"{tmp_path}/a::{tmp_path}/b", tmp_path / "cache", max_loss=0.5)
+    assert dict(index.report.lost) == {"duplicate_uid": 1}
+    assert (len(index), index.report.samples) == (8, 9)
+
+
 def test_a_truncated_tar_loses_its_tail_and_is_named(tmp_path: Path) -> None:
     root = write_pool(tmp_path / "pool", {"0": 8, "1": 2})
     tar = root / "shards" / "0.tar"
