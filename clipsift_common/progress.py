@@ -49,10 +49,11 @@ class Progress:
         label: what is being done, in a word or two.
         total: number of units in all, or None when unknown.
         unit: what is counted (``samples``, ``steps`` ...).
+        brief: nothing is said of work that is over before its first line is due.
     """
 
-    def __init__(self, label: str, total: int | None, unit: str = "samples") -> None:
-        self.label, self.total, self.unit = label, total, unit
+    def __init__(self, label: str, total: int | None, unit: str = "samples", brief: bool = False) -> None:
+        self.label, self.total, self.unit, self.brief = label, total, unit, brief
         self.done = 0
         self.notes: dict[str, object] = {}
         self._start = self._shown = time.monotonic()
@@ -96,9 +97,9 @@ class Progress:
 
     def close(self) -> None:
         """Print the last state."""
-        if self._active:
+        if self._active and not (self.brief and self._shown == self._start):
             self._show(end="\n")
-            self._active = False
+        self._active = False
 
     def __enter__(self) -> Progress:
         return self
@@ -109,11 +110,13 @@ class Progress:
         self.close()
 
 
-def track(items: Iterable[T], label: str, total: int | None = None, unit: str = "items") -> Iterator[T]:
+def track(
+    items: Iterable[T], label: str, total: int | None = None, unit: str = "items", brief: bool = False
+) -> Iterator[T]:
     """Iterate over ``items`` with a progress line."""
     if total is None and hasattr(items, "__len__"):
         total = len(items)  # type: ignore[arg-type]
-    with Progress(label, total, unit) as progress:
+    with Progress(label, total, unit, brief) as progress:
         for item in items:
             yield item
             progress.advance()

@@ -10,6 +10,7 @@ from typing import IO
 import numpy as np
 
 from clipsift_common.files import atomic_path
+from clipsift_common.progress import Progress
 from selection.subset import Subset
 from selection.uids import UID_DTYPE, search_uids, sort_uids
 
@@ -61,7 +62,8 @@ def combine(path: str | Path, parts: Sequence[np.ndarray], operations: Sequence[
     """
     result = Combined(0, 0, [0] * len(operations))
     arrays = [*parts, *(other.uids for _, other in operations)]
-    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+    progress = Progress("join the subset", sum(map(len, arrays)), "uids", brief=True)
+    with atomic_path(path) as temporary, open(temporary, "wb") as handle, progress:
         _write_header(handle, 0)
         for pieces in stretches(arrays):
             kept = Subset(np.concatenate([np.empty(0, UID_DTYPE), *pieces[: len(parts)]]))
@@ -71,6 +73,7 @@ def combine(path: str | Path, parts: Sequence[np.ndarray], operations: Sequence[
             handle.write(np.ascontiguousarray(kept.uids).data)
             result.num_kept += len(kept)
             result.num_unique += len(kept.unique)
+            progress.advance(sum(map(len, pieces)))
         handle.seek(0)
         _write_header(handle, result.num_kept)
     return result

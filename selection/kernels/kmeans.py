@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clipsift_common.progress import track
 from selection.kernels.checks import check_features
 from selection.kernels.moments import group_means
 from selection.kernels.products import multiply, split_for, whole_row_tiles
@@ -40,7 +41,7 @@ def kmeans(features: Tensor, num_centroids: int, seed: int = 0, iterations: int 
     chosen = order[: SAMPLES_PER_CENTROID * num_centroids].sort().values
     sample, squares = features[chosen], norms[chosen].square()
     labels = torch.full((len(sample),), -1, device=features.device)
-    for _ in range(iterations):
+    for _ in track(range(iterations), "k-means", unit="iterations", brief=True):
         found, distances = _assign(sample, centroids)
         if torch.equal(found, labels):
             break

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clipsift_common.progress import track
 from selection.kernels.arrays import on_arrays
 from selection.kernels.checks import check_features, check_pair, check_same_width
 from selection.kernels.moments import group_means
@@ -137,7 +138,8 @@ def greedy(
 
 def _merged(sequences: list[Iterator[tuple[float, int]]], size: int) -> np.ndarray:
     """(size,) indices, always the best of the sequences' heads."""
-    return np.array([index for _, index in islice(heapq.merge(*sequences), size)], np.int64)
+    picks = track(islice(heapq.merge(*sequences), size), "clipcov", size, "samples", brief=True)
+    return np.array([index for _, index in picks], np.int64)
 
 
 def _class_sequence(

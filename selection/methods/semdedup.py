@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from clipsift_common.progress import track
 from selection.kernels.arrays import on_arrays
 from selection.kernels.checks import check_features, check_same_width
 from selection.kernels.kmeans import kmeans, nearest
@@ -53,7 +54,7 @@ def semdedup(features: Tensor, clusters: Tensor, epsilon: float, keep: str = "ha
         members = [part.flip(0) for part in members]
     closest = tile_map(lambda part: _closest_earlier(features[part]), members, features.device)
     kept = torch.ones(len(features), dtype=torch.bool, device=features.device)
-    for part, similarity in zip(members, closest):
+    for part, similarity in zip(members, track(closest, "semdedup", len(members), "clusters", brief=True)):
         kept[part] = similarity <= 1 - epsilon
     return kept
 

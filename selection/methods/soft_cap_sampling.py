@@ -6,6 +6,7 @@ from typing import Annotated
 
 import numpy as np
 
+from clipsift_common.progress import track
 from selection.kernels.arrays import on_tensors
 from selection.options import PositiveInt, Range
 from selection.registry import Candidates, register_method
@@ -36,7 +37,7 @@ def soft_cap_sampling(
         raise ValueError(f"batch_size {batch_size} is outside 1..{np.isfinite(logits).sum()}, the finite scores")
     generator = np.random.default_rng(seed)
     counts = np.zeros(len(logits), np.int64)
-    for start in range(0, size, batch_size):
+    for start in track(range(0, size, batch_size), "soft cap sampling", unit="batches", brief=True):
         num = min(batch_size, size - start)
         # the largest of logit + Gumbel noise are a draw without replacement from the softmax
         keys = logits - np.log(generator.standard_exponential(len(logits)))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from clipsift_common.distributed import rank, sum_over_ranks, world_size
+from clipsift_common.progress import track
 from selection.kernels.arrays import on_arrays
 from selection.kernels.checks import check_features, check_same_width
 from selection.kernels.moments import gram, outer_sum
@@ -81,8 +82,8 @@ def _downdated(
         return alive
     # float64 sums: hundreds of subtractions must not disturb the order
     values = _values(features, alive, _gram(features, alive), over_ranks)
-    while len(alive) > size:
-        staying = _highest(values, max(size, len(alive) - chunk))
+    for staying_size in track(_sizes(len(alive), size, chunk), "vas_d", unit="steps", brief=True):
+        staying = _highest(values, staying_size)
         dropped = torch.ones(len(alive), dtype=torch.bool, device=alive.device)
         dropped[staying] = False
         leaving = features[alive[dropped]].float()
@@ -105,14 +106,17 @@ def _resampled(
     everything = torch.arange(len(features), device=alive.device)
     if moment is None:
         moment = _gram(features, _share(everything, share, [seed, 0]))
-    step = 0
-    while len(alive) > size:
+    for step, staying_size in enumerate(track(_sizes(len(alive), size, chunk), "vas_d", unit="steps", brief=True)):
         if step:
             moment = _gram(features, _share(alive, share, [seed, step]))
         values = _values(features, alive, moment, over_ranks)
-        alive = alive[_highest(values, max(size, len(alive) - chunk))]
-        step += 1
+        alive = alive[_highest(values, staying_size)]
     return alive
+
+
+def _sizes(count: int, size: int, chunk: int) -> list[int]:
+    """How many of ``count`` samples stay after each step, which drops ``chunk`` until ``size`` are left."""
+    return [max(size, left) for left in range(count - chunk, size - chunk, -chunk)] if count > size else []
 
 
 def _share(indices: Tensor, share: float, seed: list[int]) -> Tensor:

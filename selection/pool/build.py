@@ -23,7 +23,7 @@ from clipsift_common.files import (
     read_sealed,
     write_sealed,
 )
-from clipsift_common.progress import Progress
+from clipsift_common.progress import Progress, track
 from selection.pool.location import Pool, Shard
 from selection.pool.packed.shards import is_parquet
 from selection.pool.promises import promised
@@ -125,7 +125,7 @@ def _part_is_current(parts: Path, shard: Shard, known: Stamp, fields: Fields) ->
 def _merge(pool: Pool, stamps: list[Stamp], folder: Path, target: Path) -> None:
     """Join the parts, drop uids that came before, and write the index; ``index.json`` comes last."""
     report, tables, sizes = DataReport(), [], []
-    for number, shard in enumerate(pool.shards):
+    for number, shard in enumerate(track(pool.shards, "join the index", unit="shards", brief=True)):
         table = np.load(folder / "parts" / f"{shard.name}.npy", allow_pickle=False)
         table["shard"] = number
         tables.append(table)

@@ -89,7 +89,9 @@ class PoolFeatures:
     def moment(self) -> Tensor:
         """(d, d) float32 second moment of the image features of the whole pool, unusable rows left out."""
         total, count = torch.zeros(()), 0
-        for start in range(0, len(self.files), world_size()):
+        for start in track(
+            range(0, len(self.files), world_size()), "second moment", unit="files of a rank", brief=True
+        ):
             part = self._moment_of(start + rank())
             for sums, num_rows in gather_objects(part):  # in order of the files, so that the sum is always the same
                 if num_rows:

@@ -18,7 +18,7 @@ from clipsift_common.data_report import DataReport
 from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import atomic_path, fingerprint, read_json, wait_for, write_json, writing
 from clipsift_common.images import ImageError, decode_image
-from clipsift_common.progress import Progress, format_duration
+from clipsift_common.progress import Progress, format_duration, track
 from helpers.pictures import picture
 
 
@@ -156,3 +156,16 @@ def test_an_error_from_a_worker_process_is_one_line() -> None:
     with pytest.raises(ClipsiftError) as caught:
         list(torch.utils.data.DataLoader(_Refusing(), batch_size=None, num_workers=1))
     assert str(caught.value) == "a.tar: is gone (ClipsiftError: no joke); fetch it"
+
+
+def test_brief_work_is_silent_unless_it_lasts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("clipsift_common.progress.time.monotonic", lambda: now[0])
+    assert list(track("abc", "join", unit="letters", brief=True)) == ["a", "b", "c"]
+    assert capsys.readouterr().err == ""
+    for _ in track("abc", "join", unit="letters", brief=True):
+        now[0] += 20
+    assert "join: 2/3 (67%)" in (said := capsys.readouterr().err)
+    assert said.splitlines()[-1].startswith("join: 3/3 (100%)")
