@@ -110,7 +110,17 @@ def test_complete_run_is_left_alone(make_data, make_module, machine, tmp_path):
     assert (folder / "open_clip_model.safetensors").stat().st_mtime_ns == stamp
 
 
-def test_ctrl_c_during_a_save_leaves_the_checkpoint_before(make_data, make_module, machine, tmp_path, monkeypatch):
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as in a terminal; a process that a shell has put in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_during_a_save_leaves_the_checkpoint_before(
+    make_data, make_module, machine, tmp_path, monkeypatch, ctrl_c
+):
     saved, save = [], torch.save
 
     def interrupted(state, handle):
