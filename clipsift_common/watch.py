@@ -21,6 +21,7 @@ from clipsift_common.distributed import TIMEOUT
 GRACE = 10.0  # seconds in which a rank may say by itself why it ends
 
 _watching: list[threading.Thread] = []
+_ending: list[threading.Timer] = []
 
 
 def watch() -> None:
@@ -41,6 +42,13 @@ def end_soon(reason: str) -> None:
         timer = threading.Timer(GRACE, _end, [reason])
         timer.daemon = True
         timer.start()
+        _ending.append(timer)
+
+
+def go_on() -> None:
+    """Take :func:`end_soon` back: what might have waited is over, and who called it may want to live on."""
+    while _ending:
+        _ending.pop().cancel()
 
 
 def _listen(group: dist.ProcessGroup) -> None:

@@ -15,6 +15,7 @@ from clipsift_common.distributed import on_rank_zero, world_size
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import file_fingerprint, fingerprint, read_json, wait_for, write_json
 from clipsift_common.machine import Machine, listed, make_lone_trainer, make_trainer
+from clipsift_common.watch import go_on
 from training.averaging import MovingAverage
 from training.checkpoints import CHECKPOINT_NAME, AtomicCheckpointIO, check_settings
 from training.data import PoolDataModule
@@ -98,8 +99,11 @@ def fit(
     trainer = make_fit_trainer(machine, alone, own, options)
     if trainer.is_global_zero:
         (folder / _NOTE).unlink(missing_ok=True)  # of another experiment, or not wanted: these weights will go
-    with float32_as_open_clip(trainer.strategy.root_device):
-        trainer.fit(module, datamodule=datamodule, ckpt_path=start, weights_only=True)
+    try:
+        with float32_as_open_clip(trainer.strategy.root_device):
+            trainer.fit(module, datamodule=datamodule, ckpt_path=start, weights_only=True)
+    finally:
+        go_on()  # the Trainer has put everything away; what comes of an error is the caller's to say
     if supervisor.interrupted:
         stopped = Interrupted(trainer.global_step, datamodule.total_steps)
         logger.warning("training: %s", stopped)

@@ -187,6 +187,7 @@ def test_new_shards(inputs: Path) -> None:
     compare(inputs, "shards", lambda out: copy_shards(inputs, out), readers=8)  # a new shard is of any old ones
 
 
+@pytest.mark.slow
 def test_many_more_ranks_than_files(inputs: Path, clip: LoadedCLIP) -> None:
     compare(inputs, "64", lambda out: select(inputs, out, SELECTIONS["s-CLIPLoss and NormSim"]), sizes=(64,))
     compare(inputs, "tars on 64", lambda out: embed_and_select(inputs, clip, out), sizes=(64,))
