@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from clipsift_app.validation import Validation
-from clipsift_common.distributed import on_rank_zero
 from clipsift_common.files import write_text
 from clipsift_common.machine import Machine
 from evaluation.rules import Precision, Rules
@@ -78,7 +77,7 @@ class RunSettings:
 
     def candidates(self) -> Pool:
         """The pool as it lies there now; a collective call."""
-        return on_rank_zero(lambda: Pool(self.pool, self.fields))
+        return Pool.shared(self.pool, self.fields)
 
     def save(self) -> None:
         """Write ``config.yaml`` into the run directory: running it again resumes or repeats the run."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from functools import cache
 from types import TracebackType
 from typing import TypeVar
 
 from rich.console import Console
 
 from clipsift_common.distributed import barrier, on_rank_zero, rank
+
+logger = logging.getLogger("clipsift")
 
 T = TypeVar("T")
 
@@ -35,6 +39,12 @@ def say(text: str) -> None:
     """Print on rank 0, when all ranks are here."""
     barrier()
     on_rank_zero(lambda: print(text))
+
+
+@cache
+def log_once(line: str, level: int = logging.INFO) -> None:
+    """Log a line, unless this process has done so before."""
+    logger.log(level, line)
 
 
 def format_count(value: float) -> str:

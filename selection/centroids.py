@@ -13,7 +13,7 @@ from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import fingerprint, read_json, write_json
 from selection.features.files import FeatureFile
 from selection.features.sizes import count_rows
-from selection.features.target_sets import write_features
+from selection.features.target import write_features
 from selection.kernels.kmeans import SAMPLES_PER_CENTROID, kmeans
 from selection.pool.location import Pool
 from selection.recipe.gather import PoolFeatures

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from clipsift_common.distributed import on_rank_zero
 from selection.features.arrays import Arrays
 from selection.kernels.arrays import to_tensor
 from selection.pool.location import Pool
@@ -60,7 +58,7 @@ class Recipe:
         if isinstance(pool, Arrays):
             features = "arrays"
         elif not isinstance(pool, Pool):
-            pool = on_rank_zero(partial(Pool, pool))
+            pool = Pool.shared(pool)
         with TemporaryDirectory() as scratch:
             folder = Path(out or scratch)
             selection = Selection.of(self.parsed, features)

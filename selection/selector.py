@@ -26,14 +26,13 @@ from clipsift_common.machine import Machine, device_of, num_workers
 from selection.features.arrays import Arrays
 from selection.features.embed import embed
 from selection.features.files import FeatureFile, FeatureRows
-from selection.features.sizes import count_rows
+from selection.features.sizes import count_rows, metadata_sizes
 from selection.features.target import TRUSTED, load_target
 from selection.features.target_rows import checked_rows
 from selection.finished import is_done
 from selection.pool.index import PoolIndex
 from selection.pool.left_out_report import logged_report
 from selection.pool.location import Pool
-from selection.pool.remote import size_of
 from selection.recipe.gather import PoolFeatures
 from selection.recipe.parsed import ParsedRecipe
 from selection.recipe.stream import choose
@@ -166,16 +165,8 @@ class Selector:
         """The pool's metadata, when not too much of it is left out."""
         assert isinstance(self.pool, Pool)
         pool, rows = self.pool, sum(count_rows(files))
-
-        def sizes(kind: str) -> list[int]:
-            of_features = kind == "features_alone"
-            return [
-                sum(size_of(path) or 0 for path in (file.feature_files if of_features else [file.path]))
-                for file in files
-            ]
-
         self.report.samples += rows
-        self.report.merge(on_rank_zero(lambda: logged_report(pool, "metadata", rows, sizes)))
+        self.report.merge(on_rank_zero(lambda: logged_report(pool, "metadata", rows, metadata_sizes(files))))
         self.report.check(self.max_loss)
         return files
 

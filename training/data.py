@@ -13,7 +13,7 @@ import numpy as np
 
 from clipsift_common.clip import get_tokenizer, model_config
 from clipsift_common.data_report import DataReport
-from clipsift_common.distributed import on_rank_zero, rank, world_size
+from clipsift_common.distributed import rank, world_size
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import array_fingerprint, read_json
 from clipsift_common.images import MAX_PIXELS
@@ -181,7 +181,7 @@ class PoolDataModule(L.LightningDataModule):
 
     def open_index(self) -> PoolIndex:
         """The pool's index, built when it is not there; a collective call."""
-        pool = on_rank_zero(lambda: Pool(self.pool, self.fields))
+        pool = Pool.shared(self.pool, self.fields)
         return PoolIndex.build(pool, self.cache, self.workers, self.max_loss, self.shard_cache_gb)
 
     def use(self, index: PoolIndex, subset: Subset) -> None:

@@ -39,9 +39,7 @@ def train_teacher(
     given as ``model: RUN/training/model``.)
     """
     assert teacher.train is not None
-    index = PoolIndex.build(
-        on_rank_zero(lambda: Pool(trusted, fields or Fields())), cache / "trusted", workers, max_loss
-    )
+    index = PoolIndex.build(Pool.shared(trusted, fields), cache / "trusted", workers, max_loss)
     settings = asdict(teacher.train)
     identity = fingerprint([model_config(teacher.model), settings, index.fingerprint, seed])
     out = cache / "teacher" / identity

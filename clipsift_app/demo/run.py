@@ -73,7 +73,7 @@ def run_demo(settings: DemoSettings) -> None:
         cells += [Cell(recipe, seed, _arguments(folder, recipe, seed, settings.size)) for recipe in RECIPES]
     runs = run_cells(cells, machine)
     first = out / f"seed{settings.first_seed}"
-    index = open_index(on_rank_zero(lambda: Pool(str(first / "data" / "pool"))), first / "cache")
+    index = open_index(Pool.shared(str(first / "data" / "pool")), first / "cache")
     page = on_rank_zero(lambda: build_comparison_page(runs, out, index, first / "data" / "truth.parquet"))
     on_rank_zero(lambda: _show(runs, first, settings.size))
     say(f"{len(runs)} runs in {format_duration(time.monotonic() - start)}; page: {page}")

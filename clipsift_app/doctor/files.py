@@ -9,11 +9,11 @@ from clipsift_app.settings import RunSettings
 from clipsift_common.data_report import DataReport
 from clipsift_common.errors import ClipsiftError
 from selection.features.files import FeatureFile
+from selection.features.sizes import metadata_sizes
 from selection.pool.index import PoolIndex
 from selection.pool.left_out import KINDS, by_kind, describe
 from selection.pool.left_out_report import left_out_report, summarise
 from selection.pool.location import Pool
-from selection.pool.remote import size_of
 
 _METADATA_FILES = 8  # looked at
 
@@ -46,11 +46,7 @@ def _of_metadata(features: str, pool: Pool) -> DataReport | None:
         rows = sum(file.num_rows() for file in files)
     except ClipsiftError:  # which is a finding of its own
         return None
-
-    def sizes(kind: str) -> list[int]:
-        return [size_of(file.npz if kind == "features_alone" else file.path) or 0 for file in files]
-
-    report = left_out_report(pool, "metadata", rows, sizes)
+    report = left_out_report(pool, "metadata", rows, metadata_sizes(files))
     report.samples += round(rows / len(files) * len(pool.metadata))
     return report
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from clipsift_app.verb_settings import parse_settings
 from clipsift_common.clip import load_clip
-from clipsift_common.distributed import on_rank_zero
 from clipsift_common.launch import launch
 from clipsift_common.locks import hold
 from clipsift_common.machine import Machine, num_workers
@@ -40,7 +39,7 @@ class EmbedSettings:
 def run(arguments: list[str]) -> None:
     settings = parse_settings(EmbedSettings, arguments)
     machine = launch(settings.trainer)
-    pool = on_rank_zero(lambda: Pool(settings.pool, settings.fields))
+    pool = Pool.shared(settings.pool, settings.fields)
     clip = load_clip(settings.model, settings.pretrained)
     out = Path(settings.out)
     hold(out)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from clipsift_app.paths import subset_file
 from clipsift_app.verb_settings import parse_settings
-from clipsift_common.distributed import on_rank_zero
 from clipsift_common.launch import launch
 from clipsift_common.locks import hold
 from clipsift_common.machine import Machine
@@ -38,7 +37,7 @@ def run(arguments: list[str]) -> None:
     settings = parse_settings(ReshardSettings, arguments)
     subset = Subset.load(subset_file(settings.subset))
     launch(settings.trainer)
-    pool = on_rank_zero(lambda: Pool(settings.pool, settings.fields))
+    pool = Pool.shared(settings.pool, settings.fields)
     hold(Path(settings.out))
     cache = Path(settings.cache or f"{settings.out}/.cache")
     index = PoolIndex.build(pool, cache, settings.workers, settings.max_loss)

@@ -18,7 +18,8 @@ from clipsift_common.progress import say
 from evaluation.class_prompts import class_prompt_features
 from evaluation.tasks import TASKS
 from selection.centroids import make_centroids
-from selection.features.target_sets import embed_target, target_sets, write_features
+from selection.features.target import write_features
+from selection.features.target_sets import embed_target, target_sets
 from selection.pool.location import Pool
 
 PROMPTS = "_prompts"  # behind the key of an evaluation task
@@ -52,7 +53,7 @@ def run(arguments: list[str]) -> None:
     out = Path(settings.out)
     if settings.name == CENTROIDS:
         device = _start(settings, out)
-        pool = on_rank_zero(lambda: Pool(str(settings.pool)))
+        pool = Pool.shared(str(settings.pool))
         make_centroids(pool, str(settings.features), settings.clusters, out, device, settings.seed)
         return say(f"target: {settings.clusters:,} centroids in {out}")
     clip = load_clip(str(settings.model), settings.pretrained)

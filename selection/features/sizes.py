@@ -1,11 +1,24 @@
-"""How many rows the files of a pool have, found by all ranks together: none opens all of them."""
+"""How large the files of a pool's metadata are, in bytes and in rows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from clipsift_common.distributed import gather_objects, rank, world_size
-from selection.features.files import FeatureRows
+from selection.features.files import FeatureFile, FeatureRows
+from selection.pool.remote import size_of
+
+
+def metadata_sizes(files: Sequence[FeatureFile]) -> Callable[[str], list[int]]:
+    """Gives for a kind of file that is left out the bytes of those of ``files`` to compare it with."""
+
+    def sizes(kind: str) -> list[int]:
+        of_features = kind == "features_alone"
+        return [
+            sum(size_of(path) or 0 for path in (file.feature_files if of_features else [file.path])) for file in files
+        ]
+
+    return sizes
 
 
 def count_rows(files: Sequence[FeatureRows]) -> list[int]:

@@ -144,9 +144,14 @@ def _embed_once(folder: Path, clip: LoadedCLIP, cache: Path, device: torch.devic
     path = cache / "targets" / f"{fingerprint([clip.identity, str(folder.resolve()), content])}.npy"
     if not path.is_file():
         features = embed_images(clip, track(pictures(folder), "embed target", unit="images"), device)
-        with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-            np.save(handle, features, allow_pickle=False)
+        write_features(path, features)
     return path
+
+
+def write_features(path: Path, features: np.ndarray) -> None:
+    """Write (n, d) ``features`` as a target file, atomically."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+        np.save(handle, features, allow_pickle=False)
 
 
 def pictures(folder: Path) -> Iterator[Image.Image]:

@@ -15,10 +15,10 @@ import yaml
 from clipsift_common.clip import LoadedCLIP
 from clipsift_common.distributed import barrier, on_rank_zero, rank, world_size
 from clipsift_common.errors import ClipsiftError
-from clipsift_common.files import atomic_path, read_json, write_json
+from clipsift_common.files import read_json, write_json
 from clipsift_common.progress import track
 from selection.features.embed import embed_images
-from selection.features.target import NOTE_NAME, pictures
+from selection.features.target import NOTE_NAME, pictures, write_features
 
 
 @cache
@@ -72,12 +72,6 @@ def _claim(out: Path, place: Path, note: dict[str, Any]) -> None:
     if place.is_file() and read_json(place) != note:
         raise ClipsiftError(f"target: {out} holds features of another teacher or target; use another --out")
     write_json(place, note)
-
-
-def write_features(path: Path, features: np.ndarray) -> None:
-    """Write (n, d) ``features`` as a target file, atomically."""
-    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-        np.save(handle, features, allow_pickle=False)
 
 
 def _folder_name(key: str) -> str:

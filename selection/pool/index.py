@@ -20,14 +20,14 @@ import numpy as np
 
 from clipsift_common.data_report import DataReport
 from clipsift_common.distributed import on_rank_zero
-from clipsift_common.errors import ClipsiftError, first_line
+from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import Contents, fingerprint, read_json, wait_for
 from clipsift_common.tar_samples import split_name
 from selection.pool.build import FORMAT, build_index, is_whole, samples_fingerprint
 from selection.pool.left_out_report import logged_report
 from selection.pool.location import Pool, Shard
 from selection.pool.packed.shards import is_packed
-from selection.pool.remote import Stamp, is_remote, patiently, read_range, stamp
+from selection.pool.remote import Stamp, changed, gone, is_remote, patiently, read_range, stamp, stamp_of
 from selection.pool.shard_cache import ShardCache, is_cached
 from selection.samples.fields import Fields
 from selection.samples.scan import IN_JSON, ROW_DTYPE, count_extensions
@@ -259,14 +259,11 @@ class PoolIndex:
             try:
                 handle = open(url, "rb")  # noqa: SIM115 - the caller's
             except OSError as error:
-                raise ClipsiftError(f"{url}: cannot be read any more ({first_line(error)})") from error
-            now = os.fstat(handle.fileno())
-            same = [now.st_size, str(now.st_mtime)] == self._stamps[shard]
+                raise gone(url, error) from error
+            same = stamp_of(os.fstat(handle.fileno())) == self._stamps[shard]
         if not same:
             handle.close()
-            raise ClipsiftError(
-                f"{url}: has another size or time of change than when it was indexed; start again to index it anew"
-            )
+            raise changed(url)
         return handle
 
     def _bytes(self, shard: int, offset: int, size: int) -> bytes:
@@ -287,7 +284,7 @@ class PoolIndex:
         try:
             return os.pread(handle.fileno(), size, offset)
         except OSError as error:
-            raise ClipsiftError(f"{url}: cannot be read any more ({first_line(error)})") from error
+            raise gone(url, error) from error
 
     def _request(self, shard: int, offset: int, size: int) -> bytes:
         url = self.shards[shard].url

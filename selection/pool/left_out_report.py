@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 from clipsift_common.data_report import EXAMPLES_PER_CAUSE, DataReport
+from clipsift_common.progress import log_once
 from selection.pool.left_out import KINDS, Family, LeftOut, by_kind, describe
 from selection.pool.location import Pool
 from selection.pool.promises import promised
 from selection.pool.remote import size_of
-
-logger = logging.getLogger("clipsift")
 
 Sizes = Callable[[str], Sequence[int]]
 _READERS = 16  # files asked at a time
@@ -53,24 +52,19 @@ def logged_report(pool: Pool, family: Family, samples: int, sizes: Sizes) -> dic
     """:func:`left_out_report` as plain values, what is left out logged by kind, once in a process."""
     report = left_out_report(pool, family, samples, sizes)
     if pool.left_out:
-        _say(logging.INFO, f"pool {pool.location}: {summarise(report)}")
+        log_once(f"pool {pool.location}: {summarise(report)}")
     for kind, group in by_kind(pool.left_out).items():
         text, lost = f"pool {pool.location}: {describe(group, pool.location)}", report.lost.get(kind, 0)
         if lost:
-            _say(logging.WARNING, f"{text}; {lost:,} samples lost; {KINDS[kind].remedy}")
+            log_once(f"{text}; {lost:,} samples lost; {KINDS[kind].remedy}", logging.WARNING)
         else:
-            _say(logging.INFO, text)
+            log_once(text)
     return report.as_dict()
 
 
 def summarise(report: DataReport) -> str:
     """``2 shards, 0 metadata, 4 sidecars, 1 left out`` of a report's files."""
     return ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in report.files.items())
-
-
-@cache
-def _say(level: int, line: str) -> None:
-    logger.log(level, line)
 
 
 def _count(lost: Sequence[LeftOut], samples: int, sizes: Sequence[int]) -> list[tuple[int, str]]:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError
 from selection.pool.discovery import discover
 from selection.pool.left_out import LeftOut, by_kind, describe
@@ -79,6 +80,11 @@ class Pool:
         if not self.shards and not self.metadata:
             seen = "".join(f"; {describe(group, self.location)}" for group in by_kind(self.left_out).values())
             raise ClipsiftError(f"pool: no .tar shards and no metadata at {self.location}{seen}")
+
+    @classmethod
+    def shared(cls, location: str, fields: Fields | None = None) -> Pool:
+        """The pool as rank 0 finds it now, on every rank; a collective call."""
+        return on_rank_zero(lambda: cls(location, fields or Fields()))
 
     def part(self, shards: Sequence[Shard]) -> Pool:
         """The pool of some of its shards alone; nothing is left out of that."""

@@ -63,6 +63,22 @@ def stamp(url: str) -> Stamp:
     return [int(info["size"]), str(next((mark for mark in marks if mark), ""))]
 
 
+def stamp_of(about: os.stat_result) -> Stamp:
+    """What :func:`stamp` is for a local file, from what the system says of it."""
+    return [about.st_size, str(about.st_mtime)]
+
+
+def changed(url: str) -> ClipsiftError:
+    """For a shard that is not the one that was indexed."""
+    text = "has another size or time of change than when it was indexed; start again to index it anew"
+    return ClipsiftError(f"{url}: {text}")
+
+
+def gone(url: str, error: OSError) -> ClipsiftError:
+    """For a shard that was indexed and that ``error`` keeps from being read."""
+    return ClipsiftError(f"{url}: cannot be read any more ({first_line(error)})")
+
+
 def size_of(url: str) -> int | None:
     """Bytes of a file; None when it is not there or does not say."""
     try:

@@ -13,7 +13,7 @@ from typing import IO
 from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import fingerprint
 from selection.pool.packed.shards import UNPACKING, is_packed, unpack, unpack_command
-from selection.pool.remote import Stamp, download, is_remote
+from selection.pool.remote import Stamp, changed, download, gone, is_remote, stamp_of
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _STEP = 64 << 20  # bytes for which room is made at a time while a shard is unpacked
@@ -154,11 +154,9 @@ def _check_unchanged(url: str, known: Stamp) -> None:
     try:
         about = os.stat(url)
     except OSError as error:
-        raise ClipsiftError(f"{url}: cannot be read any more ({first_line(error)})") from error
-    if [about.st_size, str(about.st_mtime)] != known:
-        raise ClipsiftError(
-            f"{url}: has another size or time of change than when it was indexed; start again to index it anew"
-        )
+        raise gone(url, error) from error
+    if stamp_of(about) != known:
+        raise changed(url)
 
 
 @contextmanager

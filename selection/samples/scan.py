@@ -27,7 +27,6 @@ ROW_DTYPE = np.dtype(
 )
 IN_JSON = 1 << 31
 
-_KINDS = 50  # of members that are no part of a sample, counted apart
 _NAMED = 8  # extensions in a message
 
 
@@ -59,10 +58,8 @@ class _Scan:
     """The rows and the report of one tar."""
 
     def __init__(self, handle: IO[bytes], shard: str, fields: Fields) -> None:
-        self.shard, self.report = (
-            shard,
-            DataReport(logs=False),
-        )  # many processes scan; what they find is logged where it is put together
+        self.shard = shard
+        self.report = DataReport(logs=False)  # many processes scan; what they find is logged where it is put together
         self.extensions = fields.extensions()
         self.reader = TarReader(handle, self.extensions, fields.keys)
         self.parts = SampleParts(self.reader, fields)
@@ -115,10 +112,7 @@ class _Scan:
             kind = extension.rpartition(".")[2]
             if member in used or (not used and kind in self.extensions):
                 continue
-            cause = f"{kind} member"
-            if cause not in self.report.ignored and len(self.report.ignored) >= _KINDS:
-                cause = "other member"
-            self.report.ignore(cause, self.shard, member.name)
+            self.report.ignore(f"{kind} member", self.shard, member.name)
 
     def count_missing(self, expected: int | None) -> None:
         """Count what was promised or damage took away."""

@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from clipsift_common.clip import LoadedCLIP, create_clip, get_tokenizer, wrap_clip
+from clipsift_common.clip import LoadedCLIP
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import read_json
 from clipsift_common.machine import Machine
 from helpers.features import unit_array
 from helpers.pools import sample
 from helpers.tars import write_tar
-from helpers.tiny_clip import write_architecture
+from helpers.tiny_clip import wrapped_clip
 from selection import selector
 from selection.features import embed as embedding
 from selection.features.files import write_feature_file
@@ -36,10 +35,7 @@ BLOCK = 16  # rows
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> LoadedCLIP:
-    model = str(write_architecture(tmp_path_factory.mktemp("model")))
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return wrap_clip(create_clip(model), tokenizer=get_tokenizer(model))
+    return wrapped_clip(tmp_path_factory.mktemp("model"))
 
 
 class Work:

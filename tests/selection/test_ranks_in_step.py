@@ -13,14 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from clipsift_common.clip import LoadedCLIP, create_clip, evaluation_transform, get_tokenizer
-from clipsift_common.distributed import on_rank_zero
+from clipsift_common.clip import LoadedCLIP
 from clipsift_common.machine import Machine
 from helpers.fake_group import FakeGroup, machine_here
 from helpers.features import unit_array
 from helpers.pictures import picture
 from helpers.pools import write_pool
-from helpers.tiny_clip import write_architecture
+from helpers.tiny_clip import named_clip, write_architecture
 from selection.centroids import make_centroids
 from selection.features import target_sets
 from selection.features.files import write_feature_file
@@ -99,10 +98,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def clip(inputs: Path) -> LoadedCLIP:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = create_clip(str(inputs / "tiny.json")).eval()
-    return LoadedCLIP(model, evaluation_transform(model), get_tokenizer(str(inputs / "tiny.json")), "tiny")
+    return named_clip(str(inputs / "tiny.json"))
 
 
 def select(inputs: Path, out: Path, settings: dict[str, Any]) -> None:
@@ -115,14 +111,14 @@ def select(inputs: Path, out: Path, settings: dict[str, Any]) -> None:
             return [placed(part) for part in value]
         return str(inputs / value) if isinstance(value, str) and value.endswith(".npy") else value
 
-    pool = on_rank_zero(lambda: Pool(str(inputs / "metadata")))
+    pool = Pool.shared(str(inputs / "metadata"))
     selection = Selection(None, "l14", **placed(settings))
     Selector(selection, pool, out, out / "cache", seed=3, machine=Machine("cpu", 1)).run()
 
 
 def embed_and_select(inputs: Path, clip: LoadedCLIP, out: Path) -> None:
     """A selection among the tars, on features and a target of pictures that the teacher makes."""
-    pool = on_rank_zero(lambda: Pool(str(inputs / "tars")))
+    pool = Pool.shared(str(inputs / "tars"))
     steps = [CLIPLOSS, NORMSIM | {"target": str(inputs / "sets" / "wds_a")}]
     selection = Selection(Teacher("tiny", "x"), None, steps, per_file=True, embedding=Embedding(2, 0))
     Selector(selection, pool, out, out / "cache", 3, machine_here(), lambda: copy.deepcopy(clip)).run()
@@ -130,7 +126,7 @@ def embed_and_select(inputs: Path, clip: LoadedCLIP, out: Path) -> None:
 
 def select_by_captions(inputs: Path, out: Path) -> None:
     """A selection among the tars that looks at no feature."""
-    pool = on_rank_zero(lambda: Pool(str(inputs / "tars")))
+    pool = Pool.shared(str(inputs / "tars"))
     selection = Selection(steps=[{"score": "random", "keep": 0.5}], embedding=Embedding(2, 0))
     Selector(selection, pool, out, out / "cache", machine=machine_here()).run()
 
@@ -138,12 +134,12 @@ def select_by_captions(inputs: Path, out: Path) -> None:
 def make_targets(inputs: Path, clip: LoadedCLIP, out: Path) -> None:
     embed_target("three", inputs / "sets", copy.deepcopy(clip), out / "folder", CPU)
     embed_target("three", inputs / "sets", copy.deepcopy(clip), out / "file.npy", CPU)
-    pool = on_rank_zero(lambda: Pool(str(inputs / "metadata")))
+    pool = Pool.shared(str(inputs / "metadata"))
     make_centroids(pool, "l14", 4, out / "centroids.npy", CPU)
 
 
 def copy_shards(inputs: Path, out: Path) -> None:
-    index = PoolIndex.build(on_rank_zero(lambda: Pool(str(inputs / "tars"))), out / "cache")
+    index = PoolIndex.build(Pool.shared(str(inputs / "tars")), out / "cache")
     reshard(index, Subset(np.concatenate([index.uids[::2], index.uids[::3]])), out / "shards", shard_size=1)
 
 

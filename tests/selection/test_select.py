@@ -9,9 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
-from clipsift_common.clip import LoadedCLIP, create_clip, evaluation_transform, get_tokenizer
+from clipsift_common.clip import LoadedCLIP
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import read_json
 from clipsift_common.machine import Machine
@@ -19,6 +18,7 @@ from helpers.pictures import picture
 from helpers.pools import sample, write_pool
 from helpers.program import REPOSITORY
 from helpers.tars import write_tar
+from helpers.tiny_clip import named_clip
 from selection.features.files import FeatureFile, write_feature_file
 from selection.pool.location import Pool
 from selection.scoring.columns import make_blocks
@@ -36,10 +36,7 @@ STEPS: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def clip() -> LoadedCLIP:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = create_clip(MODEL).eval()
-    return LoadedCLIP(model, evaluation_transform(model), get_tokenizer(MODEL), "tiny")
+    return named_clip(MODEL)
 
 
 def selector(tmp_path: Path, clip: LoadedCLIP, steps: list[dict[str, Any]] = STEPS, **changes: Any) -> Selector:

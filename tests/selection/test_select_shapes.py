@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
-from clipsift_common.clip import LoadedCLIP, create_clip, evaluation_transform, get_tokenizer
+from clipsift_common.clip import LoadedCLIP
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import read_json
 from clipsift_common.machine import Machine
@@ -15,6 +14,7 @@ from helpers.packing import pack
 from helpers.parquets import TABLES, rows_of, write_parquet
 from helpers.pools import write_pool
 from helpers.program import REPOSITORY
+from helpers.tiny_clip import named_clip
 from selection.features.target import pictures
 from selection.pool.location import Pool
 from selection.selector import Selector
@@ -27,10 +27,7 @@ SHARDS = {"00": 9, "01": 6}
 
 @pytest.fixture(scope="module")
 def clip() -> LoadedCLIP:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = create_clip(MODEL).eval()
-    return LoadedCLIP(model, evaluation_transform(model), get_tokenizer(MODEL), "tiny")
+    return named_clip(MODEL)
 
 
 def select(pool: Path, clip: LoadedCLIP, run: Path) -> bytes:

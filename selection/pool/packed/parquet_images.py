@@ -7,13 +7,13 @@ import logging
 import re
 import tarfile
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipsift_common.errors import ClipsiftError, first_line
+from clipsift_common.progress import log_once
 from clipsift_common.tars import BLOCK
 from selection.pool.packed.parquet_columns import SUCCESS, Columns, find_columns
 
@@ -45,7 +45,7 @@ def write_tar(source: IO[bytes], url: str, write: Callable[[bytes], None]) -> No
         text = f"is no parquet file ({first_line(error)}); get it again, or move it out of the pool"
         raise ClipsiftError(f"{url}: {text}") from error
     columns = find_columns(parquet.schema_arrow, url)
-    _say_once(str(columns))
+    log_once(f"parquet: {columns}")
     first, is_whole = 0, True
     for group in range(parquet.num_row_groups):
         rows = _Rows(parquet, group, columns)
@@ -58,11 +58,6 @@ def write_tar(source: IO[bytes], url: str, write: Callable[[bytes], None]) -> No
         first += parquet.metadata.row_group(group).num_rows
     if is_whole:
         write(bytes(2 * BLOCK))
-
-
-@cache
-def _say_once(text: str) -> None:
-    logger.info("parquet: %s", text)
 
 
 class _Rows:

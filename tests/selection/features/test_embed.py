@@ -10,15 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from clipsift_common.clip import LoadedCLIP, create_clip, get_tokenizer, wrap_clip
+from clipsift_common.clip import LoadedCLIP
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.machine import Machine, make_trainer
 from helpers.pools import write_pool
 from helpers.simulated_gpu import DEVICE, SimulatedGPU, simulated
 from helpers.simulated_trainer import on_simulated_gpu
-from helpers.tiny_clip import write_architecture
+from helpers.tiny_clip import wrapped_clip
 from selection.features import embed as module
 from selection.features.embed import embed
 from selection.pool.index import PoolIndex
@@ -31,10 +30,7 @@ CPU = Machine("cpu", 1)
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> LoadedCLIP:
-    model = str(write_architecture(tmp_path_factory.mktemp("model")))
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return wrap_clip(create_clip(model), tokenizer=get_tokenizer(model))
+    return wrapped_clip(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

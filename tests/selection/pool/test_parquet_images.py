@@ -51,9 +51,9 @@ def test_every_layout_gives_the_samples_of_the_tars(tmp_path, tars, layout, belo
 
 
 def test_the_columns_that_were_used_are_said(tmp_path, tars, caplog):
-    from selection.pool.packed.parquet_images import _say_once
+    from clipsift_common.progress import log_once
 
-    _say_once.cache_clear()
+    log_once.cache_clear()
     caplog.set_level("INFO", "clipsift")
     build(convert(tars, tmp_path / "pool", "hub"), tmp_path / "cache")
     assert caplog.text.count("pictures from column image, captions from text, uids from uid") == 1
