@@ -17,7 +17,7 @@ from clipsift_common.clip import LoadedCLIP, create_clip, evaluation_transform, 
 from clipsift_common.launch import join, launch
 from clipsift_common.machine import LaunchedMachine, Machine
 from evaluation import evaluate
-from helpers.launchers import become, gpus, srun  # noqa: F401 - a fixture
+from helpers.machines.launchers import become, gpus, srun  # noqa: F401 - a fixture
 from helpers.workspace import write_workspace
 from selection.pool.location import Pool
 from selection.selector import Selector

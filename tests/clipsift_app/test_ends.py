@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from helpers import program
-from helpers.launchers import Variables, open_mpi, pytorchjob
-from helpers.ranks import TESTS, free_port
+from helpers.machines.launchers import Variables, open_mpi, pytorchjob
+from helpers.machines.ranks import TESTS, free_port
 from helpers.workspace import write_workspace
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 
 from clipsift_app import grid, stages
 from clipsift_common.clip import LoadedCLIP
-from helpers.fake_group import FakeGroup, machine_here
+from helpers.machines.fake_group import FakeGroup, machine_here
 from helpers.workspace import write_workspace
 from training.metrics import COLUMNS, begin_table
 

@@ -17,8 +17,8 @@ import yaml
 
 from clipsift_common.files import read_json
 from helpers import program
-from helpers.launchers import sbatch
-from helpers.ranks import TESTS, free_port
+from helpers.machines.launchers import sbatch
+from helpers.machines.ranks import TESTS, free_port
 from helpers.workspace import write_workspace
 
 pytestmark = pytest.mark.slow
@@ -30,7 +30,7 @@ SBATCH = program.REPOSITORY / "configs" / "trainer" / "slurm.sh"
 SRUN = f"""#!{sys.executable}
 import os, signal, subprocess, sys
 sys.path[:0] = [{str(program.REPOSITORY)!r}, {str(program.REPOSITORY / "tests")!r}]
-from helpers.launchers import srun
+from helpers.machines.launchers import srun
 command = sys.argv[1:]
 while command[0].startswith("--"):
     command.pop(0)

@@ -18,7 +18,7 @@ from clipsift_common.distributed import (
     world_size,
 )
 from clipsift_common.errors import ClipsiftError
-from helpers.fake_group import FakeGroup, OutOfStep
+from helpers.machines.fake_group import FakeGroup, OutOfStep
 
 
 def test_what_collectives_give() -> None:

@@ -11,8 +11,8 @@ from clipsift_common.errors import ClipsiftError
 from clipsift_common.launch import join
 from clipsift_common.launchers import Place
 from clipsift_common.machine import LaunchedMachine, Machine, device_of, make_lone_trainer, make_trainer
-from helpers import launchers
-from helpers.launchers import gpus  # noqa: F401 - a fixture
+from helpers.machines import launchers
+from helpers.machines.launchers import gpus  # noqa: F401 - a fixture
 
 See = Callable[[int], list[torch.device]]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from clipsift_common.batches.prefetch import sent_ahead
-from helpers.simulated_gpu import DEVICE, Simulated, SimulatedGPU
+from helpers.machines.simulated_gpu import DEVICE, Simulated, SimulatedGPU
 
 NUM = 3
 
@@ -65,7 +65,7 @@ def test_without_a_gpu_nothing_is_fetched_ahead_or_moved() -> None:
 
 @pytest.mark.parametrize("forgotten", ["wait_event", "record_stream"])
 def test_the_simulation_notices_what_is_forgotten(forgotten: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from helpers.simulated_streams import Stream
+    from helpers.machines.simulated_streams import Stream
 
     with SimulatedGPU() as gpu:
         monkeypatch.setattr(Stream if forgotten == "wait_event" else Simulated, forgotten, lambda *_: None)

@@ -13,7 +13,7 @@ from clipsift_common import rendezvous
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.launchers import Place
 from clipsift_common.rendezvous import PATIENCE_VARIABLE, meet
-from helpers.ranks import free_port
+from helpers.machines.ranks import free_port
 
 
 class Clock:

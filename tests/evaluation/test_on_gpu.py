@@ -13,7 +13,7 @@ from clipsift_common.clip import LoadedCLIP, create_clip, get_tokenizer, wrap_cl
 from evaluation.run import evaluate_in_place
 from evaluation.tasks import TASKS
 from helpers.evaluation_sets import write_random_task
-from helpers.simulated_gpu import SimulatedGPU, simulated
+from helpers.machines.simulated_gpu import SimulatedGPU, simulated
 from helpers.tiny_clip import write_architecture
 
 TASK = TASKS["imagenet1k"]

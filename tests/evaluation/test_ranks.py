@@ -15,7 +15,7 @@ from clipsift_common.machine import Machine
 from evaluation import TASKS, evaluate
 from helpers.colours import picture, sample, toy_clip, write_flickr
 from helpers.evaluation_sets import write_task
-from helpers.ranks import free_port
+from helpers.machines.ranks import free_port
 
 
 def write_data(data: Path) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from helpers.ranks import free_port
+from helpers.machines.ranks import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPTS = Path(sys.executable).parent  # the launchers that are installed with Python's packages

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from clipsift_common.files import read_json
-from helpers.ranks import script_environment
+from helpers.machines.ranks import script_environment
 
 pytestmark = pytest.mark.slow
 

@@ -15,8 +15,8 @@ import torch
 
 from clipsift_common.clip import LoadedCLIP
 from clipsift_common.machine import Machine
-from helpers.fake_group import FakeGroup, machine_here
 from helpers.features import unit_array
+from helpers.machines.fake_group import FakeGroup, machine_here
 from helpers.pictures import picture
 from helpers.pools import write_pool
 from helpers.tiny_clip import named_clip, write_architecture

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from helpers.simulated_gpu import DEVICE
+from helpers.machines.simulated_gpu import DEVICE
 from helpers.training_run import make_online, save_teacher
 from training.fit import make_fit_trainer
 from training.online import OnlineSelection

@@ -11,7 +11,7 @@ import pytest
 from three_ranks import CELLS, NUM_KEPT, STOP, train
 
 from clipsift_common.machine import Machine
-from helpers.ranks import run_ranks
+from helpers.machines.ranks import run_ranks
 from helpers.training_run import uid_of
 from selection.subset import Subset
 from selection.uids import parse_uids

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from test_golden import check_golden
 
 from clipsift_common.machine import Machine
-from helpers.ranks import run_ranks, script_environment
+from helpers.machines.ranks import run_ranks, script_environment
 from helpers.training_run import FailAt, RecordingCLIP, data_options, make_online, save_teacher
 from training.data import PoolDataModule
 from training.fit import fit

@@ -13,8 +13,8 @@ import torch
 from torch.utils.data import Dataset
 
 from clipsift_common.machine import Machine
-from helpers.simulated_gpu import DEVICE, Simulated, SimulatedGPU, simulated
-from helpers.simulated_trainer import on_simulated_gpu
+from helpers.machines.simulated_gpu import DEVICE, Simulated, SimulatedGPU, simulated
+from helpers.machines.simulated_trainer import on_simulated_gpu
 from helpers.training_run import make_online, save_teacher
 from selection.kernels import logsumexp
 from training import CLIPModule

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.ranks import run_ranks
+from helpers.machines.ranks import run_ranks
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2])

@@ -14,9 +14,9 @@ import pytest
 from clipsift_common.clip import LoadedCLIP
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.machine import Machine, make_trainer
+from helpers.machines.simulated_gpu import DEVICE, SimulatedGPU, simulated
+from helpers.machines.simulated_trainer import on_simulated_gpu
 from helpers.pools import write_pool
-from helpers.simulated_gpu import DEVICE, SimulatedGPU, simulated
-from helpers.simulated_trainer import on_simulated_gpu
 from helpers.tiny_clip import wrapped_clip
 from selection.features import embed as module
 from selection.features.embed import embed

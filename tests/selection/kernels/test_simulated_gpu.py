@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from helpers.features import image_text_pairs
-from helpers.simulated_gpu import DEVICE, Simulated, SimulatedGPU, WrongDevice, simulated
+from helpers.machines.simulated_gpu import DEVICE, Simulated, SimulatedGPU, WrongDevice, simulated
 from selection.kernels import kmeans as kmeans_module, logsumexp
 from selection.kernels.kmeans import kmeans
 from selection.kernels.logsumexp import Pairs

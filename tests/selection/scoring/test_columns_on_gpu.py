@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from helpers.features import image_text_pairs
-from helpers.simulated_gpu import DEVICE, SimulatedGPU, simulated
+from helpers.machines.simulated_gpu import DEVICE, SimulatedGPU, simulated
 from selection.features.files import FeatureFile, write_feature_file
 from selection.kernels import logsumexp
 from selection.recipe.parsed import ParsedRecipe

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 from torchvision.io import decode_jpeg
 
 from clipsift_common.errors import ClipsiftError
+from helpers.machines.simulated_gpu import DEVICE, Simulated, SimulatedGPU, simulated
 from helpers.pictures import picture
 from helpers.pools import sample
-from helpers.simulated_gpu import DEVICE, Simulated, SimulatedGPU, simulated
 from helpers.tars import write_tar
 from selection.subset import Subset
 from selection.uids import parse_uids

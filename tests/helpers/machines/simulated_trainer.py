@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
-from helpers.simulated_gpu import DEVICE
+from helpers.machines.simulated_gpu import DEVICE
 
 
 class OnSimulatedGPU(CPUAccelerator):

@@ -3,8 +3,8 @@
 Inside :class:`SimulatedGPU` what is made or sent there stays there; mixing it with tensors of the CPU, or meaning
 another GPU, raises :class:`WrongDevice`; and what a GPU would have to do is counted: ``launches``, the operations that
 are work, and ``synchronisations``, the places at which the program would wait for it. What streams do is seen by
-``streams`` (:mod:`helpers.simulated_streams`). What it cannot show is time, and whether memory that is sent without
-blocking is pinned.
+``streams`` (:mod:`helpers.machines.simulated_streams`). What it cannot show is time, and whether memory that is sent
+without blocking is pinned.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map
 
+from helpers.machines.simulated_streams import Memory, Stream, Streams
 from helpers.program import REPOSITORY
-from helpers.simulated_streams import Memory, Stream, Streams
 
 DEVICE = torch.device("cuda", 3)
 QUEUE = 1024  # launches that a CUDA stream takes before the program has to wait for the first

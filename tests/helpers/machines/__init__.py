@@ -1,0 +1,1 @@
+"""Machines that are not here: GPUs, launchers, groups of ranks."""
