@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import resource
@@ -300,7 +301,15 @@ class PoolIndex:
         if shard in self._files:
             self._files.move_to_end(shard)
             return self._files[shard]
-        self._files[shard] = self.open_shard(shard)
+        try:
+            handle = self.open_shard(shard)
+        except ClipsiftError as error:
+            if getattr(error.__cause__, "errno", None) not in (errno.EMFILE, errno.ENFILE) or not self._files:
+                raise
+            while self._files:  # the rest of the program has taken the room for them
+                self._files.popitem()[1].close()
+            handle = self.open_shard(shard)
+        self._files[shard] = handle
         if len(self._files) > min(_OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4):
             self._files.popitem(last=False)[1].close()
         return self._files[shard]

@@ -21,13 +21,16 @@ from selection.subset import Subset
 from selection.uids import parse_uids
 
 
-@pytest.fixture
-def few_open_files() -> Iterator[None]:
-    """Room for 40 more than there are."""
+@pytest.fixture(params=[0, 400])
+def few_open_files(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Room for 40 more than there are, among few others or many."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    others = [os.open("/dev/null", os.O_RDONLY) for _ in range(request.param)]
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 40, limits[1]))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    for other in others:
+        os.close(other)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files in /proc")
