@@ -1,0 +1,1 @@
+"""How each stage grows: time, memory and exponent over pools of several sizes."""

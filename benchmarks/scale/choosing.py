@@ -1,0 +1,48 @@
+"""Choosing from score columns: cuts, combinations, sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.scale.part import Part
+from selection.recipe.parsed import ParsedRecipe
+from selection.recipe.stream import choose
+from selection.uids import UID_DTYPE, uid_column
+
+FILE_ROWS = 500_000  # as DataComp's metadata files
+
+
+def score_files(columns: Sequence[str], rows: int, folder: Path) -> None:
+    """Score files of random uids and standard normal scores."""
+    for start in range(0, rows, FILE_ROWS):
+        num, rng = min(FILE_ROWS, rows - start), np.random.default_rng(start)
+        table = {"uid": uid_column(np.frombuffer(rng.bytes(16 * num), UID_DTYPE))}
+        table |= {name: pa.array(rng.standard_normal(num, np.float32)) for name in columns}
+        path = folder / f"{start // FILE_ROWS:06d}.parquet"
+        pq.write_table(pa.table(table), path, use_dictionary=False, write_page_checksum=True)
+
+
+def chosen(steps: Callable[[int], list[dict[str, Any]]], rows: int, folder: Path) -> str:
+    """How many pairs a recipe keeps of the score files."""
+    recipe = ParsedRecipe.parse(steps(rows))
+    about = choose(sorted(folder.glob("*.parquet")), recipe, folder / "subset.npy")
+    return f"{about['num_kept']:,} uids"
+
+
+def top(rows: int) -> list[dict[str, Any]]:
+    return [{"score": "random", "keep": 0.2}]
+
+
+def part(columns: Sequence[str], steps: Callable[[int], list[dict[str, Any]]], processes: int) -> Part:
+    sizes = (1_000_000, 3_000_000, 10_000_000)
+    return Part(partial(score_files, columns), partial(chosen, steps), sizes, processes)
+
+
+PARTS = {"top": part(["random"], top, 2)}
