@@ -125,9 +125,10 @@ def _copy_from(index: PoolIndex, shard: int, copies: list[_Copy], tar: tarfile.T
     wanted: dict[int, list[_Copy]] = {}
     for copy in copies:
         wanted.setdefault(int(index.rows["image_offset"][copy.row]), []).append(copy)
+    fields = index.fields_in(shard)
     with index.open_shard(shard) as handle:
-        reader = TarReader(handle, index.fields.extensions(), index.fields.keys)
-        for sample, _ in join_samples(reader, SampleParts(reader, index.fields).is_whole):
+        reader = TarReader(handle, fields.extensions(), fields.keys)
+        for sample, _ in join_samples(reader, SampleParts(reader, fields).is_whole):
             members = [*sample.parts.values(), *sample.others.values()]
             for copy in next((wanted.pop(at) for member in members if (at := member.offset_data) in wanted), []):
                 _append(reader, sample, copy, tar)

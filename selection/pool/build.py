@@ -25,7 +25,7 @@ from clipsift_common.files import (
 )
 from clipsift_common.progress import Progress, track
 from selection.pool.location import Pool, Shard
-from selection.pool.packed.shards import is_parquet
+from selection.pool.packed.shards import UNPACKING, fields_in_tar, is_parquet
 from selection.pool.promises import promised
 from selection.pool.remote import Stamp
 from selection.pool.shard_cache import ShardCache, is_cached
@@ -34,7 +34,7 @@ from selection.samples.fields import Fields
 from selection.samples.scan import IN_JSON, ROW_DTYPE, scan_tar
 from selection.uids import format_uids, sort_key
 
-FORMAT = 5  # of the files; those of another one are made anew
+FORMAT = [6, UNPACKING]  # of the files; those of another one, or of other tars, are made anew
 
 
 def build_index(pool: Pool, stamps: list[Stamp], folder: Path, target: Path, workers: int, cache: ShardCache) -> None:
@@ -76,7 +76,9 @@ class _ShardScans(torch.utils.data.Dataset):
             return 0, {}, f"{shard.url}: cannot be opened ({first_line(error)})"
         with handle:
             size = os.fstat(handle.fileno()).st_size
-            rows, report = scan_tar(handle, shard.name, _expected(shard), self.fields)
+            rows, report = scan_tar(
+                handle, shard.name, _expected(shard, self.fields), fields_in_tar(shard.url, self.fields)
+            )
         part = self.folder / f"{shard.name}.npy"
         with atomic_path(part) as temporary, open(temporary, "wb") as out:
             np.save(out, rows, allow_pickle=False)
@@ -86,15 +88,15 @@ class _ShardScans(torch.utils.data.Dataset):
         return len(rows), report.as_dict(), ""
 
 
-def _expected(shard: Shard) -> int | None:
+def _expected(shard: Shard, fields: Fields) -> int | None:
     """How many samples the shard holds by what says so, a file beside it or the parquet itself."""
     if isinstance(shard.promise, int):
         return shard.promise
     if shard.promise is not None:
-        return promised(shard.promise) if shard.promise else None
+        return promised(shard.promise, fields) if shard.promise else None
     if shard.url.startswith("pipe:"):
         return None
-    return promised(shard.url if is_parquet(shard.url) else without_suffix(shard.url) + STATS)
+    return promised(shard.url if is_parquet(shard.url) else without_suffix(shard.url) + STATS, fields)
 
 
 def _scan_shards(pool: Pool, stamps: list[Stamp], folder: Path, workers: int, cache: ShardCache) -> None:
@@ -176,6 +178,12 @@ def is_whole(target: Path, contents: Contents) -> bool:
 
 
 def samples_fingerprint(rows: np.ndarray, fields: Fields) -> str:
-    """What tells these samples (rows of an index) from others: uids, sizes, which value of a json is the caption."""
+    """What tells these samples (rows of an index) from others: uids, sizes, and where pictures and captions are from.
+
+    Places count that are not the usual ones; of the usual ones, which value of a json is the caption.
+    """
     of_rows = array_fingerprint(rows["uid"], rows["image_size"], rows["text_size"])
-    return fingerprint([of_rows, fields.caption]) if (rows["text_size"] & IN_JSON).any() else of_rows
+    usual, in_json = Fields(), bool((rows["text_size"] & IN_JSON).any())
+    places = [fields.caption] if in_json or fields.caption != usual.caption else []
+    places += [["image", *fields.image]] if fields.image != usual.image else []
+    return fingerprint([of_rows, *places]) if places else of_rows

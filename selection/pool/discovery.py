@@ -24,6 +24,7 @@ from selection.pool.packed.parquet_columns import columns_of, find_columns, kind
 from selection.pool.patterns import expand
 from selection.pool.suffixes import shard_suffix, without_suffix
 from selection.pool.survey import Survey, classify
+from selection.samples.fields import Fields
 
 _READERS = 16  # files whose ends are read at a time; an object store takes its time for each
 _SHARDS = "shards/"  # DataComp's folder of shards, which are called by their paths below it
@@ -39,8 +40,10 @@ class Found:
     left_out: list[LeftOut] = field(default_factory=list)
 
 
-def discover(location: str) -> Iterator[Found]:
+def discover(location: str, fields: Fields) -> Iterator[Found]:
     """What is at a location, which may be a pattern or commands; see :class:`selection.pool.location.Pool`.
+
+    ``fields`` say which columns make a parquet a shard.
 
     Raises:
         ClipsiftError: when it does not exist or cannot be listed.
@@ -56,10 +59,10 @@ def discover(location: str) -> Iterator[Found]:
     for folder, places in groupby(places_of_all, _folder_of_file):
         if folder is None:
             for place in places:
-                yield _in_folder(place)
+                yield _in_folder(place, fields)
         else:
             names = [place.rsplit("/", 1)[-1] for place in places]
-            yield _listed(folder, names, {name: counts.get(f"{folder}/{name}") for name in names})
+            yield _listed(folder, names, {name: counts.get(f"{folder}/{name}") for name in names}, fields)
 
 
 def _folder_of_file(place: str) -> str | None:
@@ -76,8 +79,8 @@ def _folder_of_file(place: str) -> str | None:
     return place.rpartition("/")[0]
 
 
-def _in_folder(place: str) -> Found:
-    folder = _Folder(place)
+def _in_folder(place: str, fields: Fields) -> Found:
+    folder = _Folder(place, fields)
     listing = list_files(folder.fs, folder.root)
     counts = counts_below(folder.fs, folder.root, [*listing.files, *listing.not_entered])
     found = folder.found(classify(listing.files, listing.not_entered), counts, otherwise="")
@@ -85,19 +88,20 @@ def _in_folder(place: str) -> Found:
     return found
 
 
-def _listed(folder: str, names: Sequence[str], counts: Mapping[str, int | None]) -> Found:
+def _listed(folder: str, names: Sequence[str], counts: Mapping[str, int | None], fields: Fields) -> Found:
     """What some files of a folder are that were named or fit a glob, in the order given."""
     if repeated := next((name for name, times in Counter(names).items() if times > 1), None):
         raise ClipsiftError(f"pool: {folder}/{repeated} is named twice; leave one out")
     survey = classify(dict.fromkeys(names))
     survey.shards = {name: survey.shards[name] for name in names if name in survey.shards}
-    return _Folder(folder).found(survey, counts, otherwise=None)
+    return _Folder(folder, fields).found(survey, counts, otherwise=None)
 
 
 class _Folder:
     """Makes places of paths below ``address``."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, fields: Fields) -> None:
+        self.fields = fields
         self.fs, self.root = fsspec.core.url_to_fs(address)
         self.is_local = isinstance(self.fs, LocalFileSystem)
         self.location = self.url("").replace("://", "/").strip("/")
@@ -113,7 +117,7 @@ class _Folder:
             counts: samples of shards, where an index says how many they are.
             otherwise: the promise of a shard of which neither an index nor a file of the survey says it.
         """
-        parquets = _sorted_parquets(survey, self.url)
+        parquets = _sorted_parquets(survey, self.url, self.fields)
         promises = survey.shards | {path: path for path in parquets["shards"]}
         others = [LeftOut(path, "other_parquet") for path in parquets["other"]]
         metadata = map(self._metadata, [*survey.metadata, *parquets["metadata"]])
@@ -138,16 +142,16 @@ class _Folder:
         return replace(left, path=self.url(left.path), promise=self.url(left.promise) if left.promise else "")
 
 
-def _sorted_parquets(survey: Survey, url: Callable[[str], str]) -> dict[str, list[str]]:
+def _sorted_parquets(survey: Survey, url: Callable[[str], str], fields: Fields) -> dict[str, list[str]]:
     """The parquet files that are ``shards``, with pictures, ``metadata``, or ``other``, by their columns.
 
     One that is damaged goes with those around it: whoever reads it will say so.
     """
     with ThreadPoolExecutor(_READERS) as readers:
         columns = list(readers.map(lambda path: columns_of(url(path)), survey.unsure))
-    kinds = [kind_of(schema) for schema in columns]
+    kinds = [kind_of(schema, fields) for schema in columns]
     if set(kinds) == {"other"} and not survey.shards and not survey.metadata:
-        find_columns(columns[0], url(survey.unsure[0]))  # which says what is missing
+        find_columns(columns[0], url(survey.unsure[0]), fields)  # which says what is missing
     uids = "other" if survey.shards or "pictures" in kinds else "metadata"
     damaged = "shards" if "pictures" in kinds else uids
     family = {"pictures": "shards", "uids": uids, "damaged": damaged, "other": "other"}

@@ -27,7 +27,7 @@ from clipsift_common.tar_samples import split_name
 from selection.pool.build import FORMAT, build_index, is_whole, samples_fingerprint
 from selection.pool.left_out_report import logged_report
 from selection.pool.location import Pool, Shard
-from selection.pool.packed.shards import is_packed
+from selection.pool.packed.shards import fields_in_tar, is_packed
 from selection.pool.remote import Stamp, changed, gone, is_remote, patiently, read_range, stamp, stamp_of
 from selection.pool.shard_cache import ShardCache, is_cached
 from selection.samples.fields import Fields
@@ -77,7 +77,7 @@ class PoolIndex:
         self.rows: np.memmap = np.load(folder / "rows.npy", mmap_mode="r", allow_pickle=False)
         self._table = open(folder / "rows.npy", "rb", buffering=0)  # noqa: SIM115 - lives as long as the index
         self._files: OrderedDict[int, IO[bytes]] = OrderedDict()
-        self.cache = cache or ShardCache(folder.parents[1] / "shards", int(SHARD_CACHE_GB * 1e9))
+        self.cache = cache or ShardCache(folder.parents[1] / "shards", int(SHARD_CACHE_GB * 1e9), self.fields)
         self._ahead: queue.SimpleQueue[int] | None = None
         self._checked: set[int] = set()
         self.by_ranges = False
@@ -107,7 +107,7 @@ class PoolIndex:
         if not pool.shards:
             raise ClipsiftError(f"pool: {pool.location} has metadata only; this step needs its .tar shards")
         folder = Path(cache) / "index"
-        shard_cache = ShardCache(Path(cache) / "shards", int(shard_cache_gb * 1e9))
+        shard_cache = ShardCache(Path(cache) / "shards", int(shard_cache_gb * 1e9), pool.fields)
         stamps = on_rank_zero(lambda: _stamps(pool.shards))
         shards = [[shard.url, shard.name, known] for shard, known in zip(pool.shards, stamps)]
         fields = pool.fields.identity()
@@ -129,7 +129,7 @@ class PoolIndex:
         """What a pool without samples has: why they were lost, and the members of its first shard."""
         causes = ", ".join(f"{count:,} {cause}" for cause, count in self.report.lost.most_common())
         with self.open_shard(0) as handle:
-            members = count_extensions(handle, self.fields)
+            members = count_extensions(handle, self.fields_in(0))
         first = next(iter(next(iter(self.report.examples.values()), [])), {"detail": ""})
         detail = f" ({first['detail']})" if first["detail"] else ""
         return f"{causes}{detail}; {self.shards[0].url} holds {members}. Say in fields where the parts of a sample are"
@@ -148,6 +148,10 @@ class PoolIndex:
         return np.frombuffer(
             b"".join(os.pread(self._table.fileno(), width, start + width * row) for row in rows), ROW_DTYPE
         )
+
+    def fields_in(self, shard: int) -> Fields:
+        """Which members of a shard's tar make a sample."""
+        return fields_in_tar(self.shards[shard].url, self.fields)
 
     def shard_rows(self, shard: int) -> range:
         """The rows of one shard."""
@@ -206,11 +210,12 @@ class PoolIndex:
             text = self._bytes(int(entry["shard"]), text_at, text_size)
         name = image[:100].split(b"\0", 1)[0].decode(errors="replace")
         is_json = bool(int(entry["text_size"]) & IN_JSON)
-        caption = self.fields.caption_in(text) if is_json else text.decode("utf-8", errors="replace")
+        fields = self.fields_in(int(entry["shard"]))
+        caption = fields.caption_in(text) if is_json else text.decode("utf-8", errors="replace")
         return Sample(
             uid=f"{entry['uid']['f0']:016x}{entry['uid']['f1']:016x}",
             shard=shard.name,
-            key=(split_name(name, self.fields.keys) or (name, ""))[0],
+            key=(split_name(name, fields.keys) or (name, ""))[0],
             image=image[header:],
             caption=caption.strip(),
         )

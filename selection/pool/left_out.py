@@ -26,7 +26,7 @@ KINDS = {
     "missing_shard": Kind("statistics of shards that are not here", "download the shards, or delete these files"),
     "features_alone": Kind("features without their parquet", "download the .parquet beside them, or delete them"),
     "unreadable_folder": Kind("folders that cannot be listed", "ask for the right to read them"),
-    "other_parquet": Kind("parquets that are no metadata: not in metadata/, no .npz beside them, or no column uid"),
+    "other_parquet": Kind("parquets without pictures or metadata: not in metadata/, no .npz beside, or no column uid"),
     "copy_of_shard": Kind("other forms of shards that are here"),
     "repeated_folder": Kind("links to folders that are read already"),
     "own_output": Kind("what clipsift wrote there"),

@@ -14,6 +14,7 @@ from selection.pool.left_out import KINDS, Family, LeftOut, by_kind, describe
 from selection.pool.location import Pool
 from selection.pool.promises import promised
 from selection.pool.remote import size_of
+from selection.samples.fields import Fields
 
 Sizes = Callable[[str], Sequence[int]]
 _READERS = 16  # files asked at a time
@@ -35,7 +36,7 @@ def left_out_report(pool: Pool, family: Family, samples: int, sizes: Sizes) -> D
     report.files.update(left_out=len(pool.left_out))
     for kind, group in by_kind(pool.left_out).items():
         lost = [left for left in group if left.loses == family]
-        counts = dict(zip(lost, _count(lost, samples, sizes(kind)))) if lost else {}
+        counts = dict(zip(lost, _count(lost, samples, sizes(kind), pool.fields))) if lost else {}
         if lost:
             report.lost[kind] = sum(count for count, _ in counts.values())
             report.samples += report.lost[kind]
@@ -67,16 +68,17 @@ def summarise(report: DataReport) -> str:
     return ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in report.files.items())
 
 
-def _count(lost: Sequence[LeftOut], samples: int, sizes: Sequence[int]) -> list[tuple[int, str]]:
+def _count(lost: Sequence[LeftOut], samples: int, sizes: Sequence[int], fields: Fields) -> list[tuple[int, str]]:
     """(Samples lost with a file, how one knows) for each."""
     size = sum(sizes) / max(len(sizes), 1)
+    count = partial(_count_one, samples=samples / max(len(sizes), 1), size=size, fields=fields)
     with ThreadPoolExecutor(_READERS) as readers:
-        return list(readers.map(partial(_count_one, samples=samples / max(len(sizes), 1), size=size), lost))
+        return list(readers.map(count, lost))
 
 
-def _count_one(left: LeftOut, samples: float, size: float) -> tuple[int, str]:
+def _count_one(left: LeftOut, samples: float, size: float, fields: Fields) -> tuple[int, str]:
     """``samples`` and ``size``: those of a mean file that is used."""
-    count = promised(left.promise) if left.promise else None
+    count = promised(left.promise, fields) if left.promise else None
     if count is not None:
         return count, f"{count:,} samples by {left.promise.rsplit('/', 1)[-1]}"
     own = left.size if left.size is not None else size_of(left.path)

@@ -60,14 +60,14 @@ class Pool:
     """
 
     location: str
-    fields: Fields = field(default_factory=Fields)  # which members of a tar make a sample
+    fields: Fields = field(default_factory=Fields)  # which members of a tar, or columns of a parquet, make a sample
     shards: list[Shard] = field(init=False)
     metadata: list[Metadata] = field(init=False)
     num_sidecars: int = field(init=False)
     left_out: list[LeftOut] = field(init=False)
 
     def __post_init__(self) -> None:
-        found = [found for part in str(self.location).split("::") for found in discover(part)]
+        found = [found for part in str(self.location).split("::") for found in discover(part, self.fields)]
         shards = [(place, number) for number, part in enumerate(found) for place in part.shards]
         names = unique_names([place for place, _ in shards])
         metadata = [place for part in found for place in part.metadata]

@@ -8,12 +8,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import fingerprint
-from selection.pool.packed.shards import UNPACKING, is_packed, unpack, unpack_command
+from selection.pool.packed.shards import UNPACKING, is_packed, is_parquet, unpack, unpack_command
 from selection.pool.remote import Stamp, changed, download, gone, is_remote, stamp_of
+from selection.samples.fields import Fields
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _STEP = 64 << 20  # bytes for which room is made at a time while a shard is unpacked
@@ -29,11 +30,11 @@ class ShardCache:
 
     A shard is fetched or unpacked by one process while the others that want it wait; it appears under its name when
     it is whole. When room is needed, those that were not used for longest go. A transfer that was interrupted, even by
-    the end of the program, resumes where it stopped.
+    the end of the program, resumes where it stopped. ``fields``: which columns of a parquet make a sample.
     """
 
-    def __init__(self, folder: str | Path, limit: int) -> None:
-        self.folder, self.limit = Path(folder), limit
+    def __init__(self, folder: str | Path, limit: int, fields: Fields | None = None) -> None:
+        self.folder, self.limit, self.fields = Path(folder), limit, fields or Fields()
 
     def open(self, url: str, known: Stamp) -> IO[bytes]:
         """The shard as a local tar, made if it is not here.
@@ -106,7 +107,7 @@ class ShardCache:
         part.truncate(0)  # of an earlier start that ended
         try:
             with self._packed(url, known) as source:
-                unpack(source, url, int(known[0]), part, make_room)
+                unpack(source, url, int(known[0]), part, make_room, self.fields)
         except (ClipsiftError, OSError):
             os.ftruncate(part.fileno(), 0)  # what is worth nothing takes no room
             raise
@@ -125,8 +126,11 @@ class ShardCache:
         return self._open(path, lambda: self._download(url, known, path))
 
     def _path(self, url: str, known: Stamp) -> Path:
-        what = [url, known, UNPACKING] if is_packed(url) else [url, known]
+        what = [url, known, *([UNPACKING] if is_packed(url) else []), *(self._columns(url))]
         return self.folder / f"{fingerprint(what)}.tar"
+
+    def _columns(self, url: str) -> list[dict[str, Any]]:
+        return [self.fields.identity()] if is_parquet(url) else []
 
     def _make_room(self, own: Path, size: int) -> None:
         """Delete what was not used for longest until ``size`` more bytes fit."""

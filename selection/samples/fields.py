@@ -1,4 +1,4 @@
-"""Which members of a tar make a sample: the settings."""
+"""Which members of a tar, or columns of a parquet, make a sample: the settings."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ class Fields:
     A place is an extension in lower case (``txt``: KEY.txt, or where there is none the only KEY.*.txt), or
     ``json:NAME``, a value in KEY.json. A caption there is a string, or the first of a list of strings or of MetaCLIP's
     (kind, string) pairs. A sample without a uid gets one made of its shard's name and its key.
+
+    In a parquet with pictures a place is a column, in lower case whatever the column's, or a value in the column
+    ``json``; the default is then what such files usually have.
 
     ``keys``: a name's key ends at the ``first_dot`` of its base name, as webdataset has it, or at the ``last_dot``, for
     names such as photo.0001.jpg.

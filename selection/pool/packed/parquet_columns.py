@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import fsspec
@@ -12,55 +12,80 @@ import pyarrow.parquet as pq
 
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.images import IMAGE_EXTENSIONS
+from selection.samples.fields import JSON, Fields
 
-# Names are compared without case; the first that is there is taken.
+# Where the parts of a sample are when the fields do not say it. Names are compared without case.
 IMAGE_COLUMNS = ("image", *IMAGE_EXTENSIONS, "img", "image_bytes", "image_data", "picture", "photo")
 CAPTION_COLUMNS = ("text", "caption", "txt", "captions", "re_caption", "alt_text", "alt")
+UID_COLUMN = "uid"
 KEY_COLUMNS = ("key", "__key__")
-UID_COLUMNS = ("uid",)
-JSON_COLUMNS = ("json",)  # of a sample, where the Hub has made parquet files of tars
+JSON_COLUMN = "json"  # of a sample, where the Hub has made parquet files of tars
 STATUS, SUCCESS = "status", "success"  # img2dataset has a row for each address, also for those that gave no picture
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of the columns that a sample is made of; "" where there is none."""
+    """Where the parts of a sample are: columns, and for captions and uids values in the json column (``json:NAME``).
 
-    image: str
-    caption: str
-    uid: str
+    Of several places the first that has something counts, row by row. ``key``, ``json`` and ``status`` are "" where
+    there is no such column.
+    """
+
+    images: list[str]
+    captions: list[str]
+    uids: list[str]
     key: str
     json: str
     status: str
 
     def __str__(self) -> str:
-        uid = self.uid or self.json
-        uids = f"uids from {uid}" if uid else f"uids derived from {self.key or 'the row'}"
-        return f"pictures from column {self.image}, captions from {self.caption}, {uids}"
+        images, captions = " or ".join(self.images), " or ".join(self.captions)
+        uids = f"uids from {' or '.join(self.uids)}" if self.uids else f"uids derived from {self.key or 'the row'}"
+        return f"pictures from column {images}, captions from {captions}, {uids}"
 
     def names(self) -> list[str]:
-        """Those that there are."""
-        return [name for name in astuple(self) if name]
+        """The columns that are read."""
+        places = [*self.images, *self.captions, *self.uids, self.key, self.json, self.status]
+        return [*dict.fromkeys(place for place in places if place and not place.startswith(JSON))]
+
+    def texts(self) -> list[str]:
+        """The columns of captions."""
+        return [place for place in self.captions if not place.startswith(JSON)]
 
 
-def find_columns(schema: pa.Schema, url: str) -> Columns:
-    """The columns of a sample.
+def find_columns(schema: pa.Schema, url: str, fields: Fields) -> Columns:
+    """The columns of a sample: those that the fields name, by default the usual ones.
 
     Raises:
-        ClipsiftError: naming the columns that there are, when there are no pictures or no captions among them.
+        ClipsiftError: naming the columns that there are, when there are no pictures or no captions among them, or no
+            uids where the fields name a place of them.
     """
-    image, caption = _first(schema, IMAGE_COLUMNS, _is_image), _first(schema, CAPTION_COLUMNS, _is_caption)
-    for found, what, names in ((image, "pictures", IMAGE_COLUMNS), (caption, "captions", CAPTION_COLUMNS)):
-        if not found:
-            there = ", ".join(f"{field.name} ({field.type})" for field in schema)
-            raise ClipsiftError(f"{url}: no column of {what} ({', '.join(names)}); it has {there}; rename one")
-    others = (_first(schema, names, lambda _: True) for names in (UID_COLUMNS, KEY_COLUMNS, JSON_COLUMNS, (STATUS,)))
-    return Columns(image, caption, *others)
+    default = Fields()
+    json_column = _first(schema, JSON_COLUMN)
+    images = IMAGE_COLUMNS if fields.image == default.image else tuple(fields.image)
+    in_json = tuple(place for place in fields.caption if place.startswith(JSON))
+    captions = (*CAPTION_COLUMNS, *in_json) if fields.caption == default.caption else tuple(fields.caption)
+    uids = (UID_COLUMN, *fields.uid) if fields.uid == default.uid else tuple(fields.uid)
+    found = {
+        "image": _there(schema, images, _is_image),
+        "caption": _there(schema, captions, _is_caption),
+        "uid": _there(schema, uids, lambda _: True),
+    }
+    needed = {"image": ("pictures", images), "caption": ("captions", captions)}
+    needed |= {"uid": ("uids", uids)} if fields.uid and fields.uid != default.uid else {}
+    for field, (what, places) in needed.items():
+        if not found[field]:
+            there = ", ".join(f"{column.name} ({column.type})" for column in schema)
+            names = ", ".join(places)
+            raise ClipsiftError(f"{url}: no column of {what} ({names}); it has {there}; name one in fields.{field}")
+    key = next((name for column in KEY_COLUMNS if (name := _first(schema, column))), "")
+    return Columns(found["image"], found["caption"], found["uid"], key, json_column, _first(schema, STATUS))
 
 
-def holds_pictures(schema: pa.Schema) -> bool:
+def holds_pictures(schema: pa.Schema, fields: Fields) -> bool:
     """Whether there is a column of pictures."""
-    return bool(_first(schema, IMAGE_COLUMNS, _is_image))
+    places = IMAGE_COLUMNS if fields.image == Fields().image else fields.image
+    return bool(_there(schema, places, _is_image))
 
 
 def columns_of(url: str) -> pa.Schema | None:
@@ -72,16 +97,34 @@ def columns_of(url: str) -> pa.Schema | None:
         return None
 
 
-def kind_of(schema: pa.Schema | None) -> Literal["pictures", "uids", "other", "damaged"]:
+def kind_of(schema: pa.Schema | None, fields: Fields) -> Literal["pictures", "uids", "other", "damaged"]:
     """What a parquet file holds, by its columns: the first of these that fits."""
     if schema is None:
         return "damaged"
-    return "pictures" if holds_pictures(schema) else "uids" if UID_COLUMNS[0] in schema.names else "other"
+    return "pictures" if holds_pictures(schema, fields) else "uids" if UID_COLUMN in schema.names else "other"
 
 
-def _first(schema: pa.Schema, names: Sequence[str], fits: Callable[[pa.DataType], bool]) -> str:
-    there = {field.name.lower(): field.name for field in reversed(list(schema)) if fits(field.type)}
-    return next((there[name] for name in names if name in there), "")
+def _first(schema: pa.Schema, name: str, fits: Callable[[pa.DataType], bool] = lambda _: True) -> str:
+    """The first column called so; "" without one."""
+    return next((column.name for column in schema if column.name.lower() == name and fits(column.type)), "")
+
+
+def _there(schema: pa.Schema, places: Sequence[str], fits: Callable[[pa.DataType], bool]) -> list[str]:
+    """Those of the places that can be in a file of these columns, by the columns' own names."""
+    found = (
+        (place if _may_hold(schema, place.removeprefix(JSON)) else "")
+        if place.startswith(JSON)
+        else _first(schema, place, fits)
+        for place in places
+    )
+    return [place for place in found if place]
+
+
+def _may_hold(schema: pa.Schema, name: str) -> bool:
+    """Whether the json of a sample can have a value called ``name``: a text can, a struct tells."""
+    column = _first(schema, JSON_COLUMN)
+    kind = schema.field(column).type if column else None
+    return kind is not None and (not pa.types.is_struct(kind) or kind.get_field_index(name) >= 0)
 
 
 def _is_image(kind: pa.DataType) -> bool:

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
 import pyarrow as pa
@@ -16,17 +16,19 @@ from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.progress import log_once
 from clipsift_common.tars import BLOCK
 from selection.pool.packed.parquet_columns import SUCCESS, Columns, find_columns
+from selection.samples.fields import JSON, Fields, captions_at, shows
 
 logger = logging.getLogger("clipsift")
 
 _ROWS = 8  # decoded at a time: pictures are large
 _BUFFER = 1 << 20  # bytes read at a time, else a whole column of a row group
 _KEY = re.compile(r"(?:[^\0]*/)?[^./\0][^./\0]*")  # which a member's name gives back, by webdataset's rule
+AS_WRITTEN = Fields(caption=["txt"])  # where the parts of a sample are in such a tar, whatever columns they are from
 _STARTS = {b"\x89PNG": "png", b"RIFF": "webp"}
 
 
-def write_tar(source: IO[bytes], url: str, write: Callable[[bytes], None]) -> None:
-    """Write each row as a sample, in order, the same bytes every time.
+def write_tar(source: IO[bytes], url: str, fields: Fields, write: Callable[[bytes], None]) -> None:
+    """Write each row as a sample, in order, the same bytes every time; :data:`AS_WRITTEN` are its fields then.
 
     Row groups that are damaged are left out; then the mark that ends a tar is left out too, so that it counts as
     truncated.
@@ -34,6 +36,7 @@ def write_tar(source: IO[bytes], url: str, write: Callable[[bytes], None]) -> No
     Args:
         source: the open parquet file.
         url: what errors call it.
+        fields: which columns make a sample.
         write: takes the tar's bytes.
 
     Raises:
@@ -44,7 +47,7 @@ def write_tar(source: IO[bytes], url: str, write: Callable[[bytes], None]) -> No
     except (OSError, pa.ArrowException) as error:
         text = f"is no parquet file ({first_line(error)}); get it again, or move it out of the pool"
         raise ClipsiftError(f"{url}: {text}") from error
-    columns = find_columns(parquet.schema_arrow, url)
+    columns = find_columns(parquet.schema_arrow, url, fields)
     log_once(f"parquet: {columns}")
     first, is_whole = 0, True
     for group in range(parquet.num_row_groups):
@@ -65,35 +68,38 @@ class _Rows:
 
     def __init__(self, parquet: pq.ParquetFile, group: int, columns: Columns) -> None:
         self._batches = lambda: parquet.iter_batches(_ROWS, [group], columns.names())
-        self._caption = columns.caption
+        self._texts = columns.texts()
         self.given, self.error = 0, ""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         try:
             for batch in self._batches():
-                for row in _with_raw_text(batch, self._caption).to_pylist():
+                for row in _with_raw_texts(batch, self._texts).to_pylist():
                     self.given += 1
                     yield row
         except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             self.error = first_line(error)
 
 
-def _with_raw_text(batch: pa.RecordBatch, name: str) -> pa.RecordBatch:
-    """The batch with a column of texts as bytes: one that is no UTF-8 must not cost the others of its row group."""
-    column = batch.column(name)
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        return batch
-    return batch.set_column(batch.schema.get_field_index(name), name, column.cast(pa.large_binary()))
+def _with_raw_texts(batch: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
+    """The batch with columns of texts as bytes: one that is no UTF-8 must not cost the others of its row group."""
+    for name in names:
+        column = batch.column(name)
+        if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+            number = batch.schema.get_field_index(name)
+            batch = batch.set_column(number, name, column.cast(pa.large_binary()))
+    return batch
 
 
 def _write_sample(write: Callable[[bytes], None], row: int, values: dict[str, Any], columns: Columns) -> None:
-    key, (image, suffix) = _key(row, values.get(columns.key)), _image(values[columns.image])
+    key, (image, suffix) = _key(row, values.get(columns.key)), _image([values[name] for name in columns.images])
+    document = _document(values.get(columns.json))
     if image is not None:
         write(_member(f"{key}.{suffix}", image))
-    write(_member(f"{key}.txt", _caption(values[columns.caption])))  # also an empty one: the row is counted
-    about = _about(values, columns)
+    write(_member(f"{key}.txt", _caption(values, document, columns)))  # also an empty one: the row is counted
+    about = _about(values, document, columns)
     if about is not None:
-        write(_member(f"{key}.json", about.encode()))
+        write(_member(f"{key}.json", about.encode(errors="replace")))
 
 
 def _member(name: str, data: bytes) -> bytes:
@@ -109,23 +115,51 @@ def _key(row: int, given: Any) -> str:
     return key if _KEY.fullmatch(key) else f"{row:09d}"
 
 
-def _image(value: Any) -> tuple[bytes | None, str]:
-    data = value.get("bytes") if isinstance(value, dict) else value
+def _image(values: Sequence[Any]) -> tuple[bytes | None, str]:
+    """The first picture that there is, and the suffix for it."""
+    found = (value.get("bytes") if isinstance(value, dict) else value for value in values)
+    data = next((data for data in found if data is not None), None)
     return data, next((suffix for start, suffix in _STARTS.items() if (data or b"").startswith(start)), "jpg")
 
 
-def _caption(value: bytes | list[str | None] | None) -> bytes:
-    """The text, or the first of several that is not empty."""
-    if isinstance(value, list):
-        return next((text for text in value if text), "").encode()
-    return value or b""
+def _document(given: Any) -> Any:
+    """What a sample's json says; the text itself where that is none."""
+    try:
+        return json.loads(given) if isinstance(given, str | bytes) else given
+    except (ValueError, RecursionError):
+        return given
 
 
-def _about(values: dict[str, Any], columns: Columns) -> str | None:
-    """The sample's json, which names its uid; None when there is nothing to say."""
-    given = values[columns.uid] if columns.uid else values.get(columns.json)
-    if given is None:
-        return None
-    if columns.uid:
-        return json.dumps({"uid": given.hex() if isinstance(given, bytes) else given}, default=str)
-    return given if isinstance(given, str) else json.dumps(given, default=str)
+def _caption(values: dict[str, Any], document: Any, columns: Columns) -> bytes:
+    """The first text that shows anything, else the first that there is."""
+    texts = [text for place in columns.captions for text in _texts(place, values, document) if text]
+    return next((text for text in texts if shows(text.decode(errors="replace"))), texts[0] if texts else b"")
+
+
+def _texts(place: str, values: dict[str, Any], document: Any) -> Iterator[bytes]:
+    if place.startswith(JSON):
+        yield from (text.encode(errors="replace") for text in captions_at(place, document))
+        return
+    value = values[place]
+    for text in value if isinstance(value, list) else [value]:
+        if text is not None:
+            yield text.encode(errors="replace") if isinstance(text, str) else text
+
+
+def _about(values: dict[str, Any], document: Any, columns: Columns) -> str | None:
+    """The sample's json, in which its uid is called so; None when there is nothing to say."""
+    is_object = isinstance(document, dict)
+    uids = (_uid(place, values, document if is_object else {}) for place in columns.uids)
+    uid = next((uid for uid in uids if uid is not None), None)
+    if not is_object and uid is None:  # whoever reads it says what is wrong with it
+        given = values.get(columns.json)
+        return given if given is None or isinstance(given, str) else json.dumps(given, default=str)
+    others = {name: value for name, value in document.items() if name != "uid"} if is_object else {}
+    return json.dumps(others | ({} if uid is None else {"uid": uid}), default=str)
+
+
+def _uid(place: str, values: dict[str, Any], document: dict[str, Any]) -> Any:
+    if place.startswith(JSON):
+        return document.get(place.removeprefix(JSON))
+    value = values[place]
+    return value.hex() if isinstance(value, bytes) else value

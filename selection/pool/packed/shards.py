@@ -10,11 +10,12 @@ from fsspec.compression import compr
 
 from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.tars import BLOCK
-from selection.pool.packed.parquet_images import write_tar
+from selection.pool.packed.parquet_images import AS_WRITTEN, write_tar
+from selection.samples.fields import Fields
 
 logger = logging.getLogger("clipsift")
 
-UNPACKING = 1  # raised when the same packed file becomes another tar
+UNPACKING = 2  # raised when the same packed file becomes another tar
 _PARQUET = "parquet"
 _KINDS = {  # the end of a name -> fsspec's word for the compression
     ".tar.gz": "gzip",
@@ -51,13 +52,20 @@ def is_parquet(url: str) -> bool:
     return _kind(url) == _PARQUET and not url.startswith("pipe:")
 
 
+def fields_in_tar(url: str, fields: Fields) -> Fields:
+    """Where the parts of a sample are in the tar that a shard is, or becomes; ``fields`` are the pool's."""
+    return AS_WRITTEN if is_parquet(url) else fields
+
+
 def unpack_command(url: str) -> str:
     """What a user types to have the tar itself; "" for what is no packed tar."""
     kind = _kind(url)
     return f"{_COMMANDS[kind]} {url}" if kind in _COMMANDS else ""
 
 
-def unpack(source: IO[bytes], url: str, size: int, part: IO[bytes], make_room: Callable[[int], None]) -> None:
+def unpack(
+    source: IO[bytes], url: str, size: int, part: IO[bytes], make_room: Callable[[int], None], fields: Fields
+) -> None:
     """Write the tar in ``source`` to ``part``; of what is cut or damaged, what can be read.
 
     Args:
@@ -65,6 +73,7 @@ def unpack(source: IO[bytes], url: str, size: int, part: IO[bytes], make_room: C
         url: what errors call it; its end tells how it is packed.
         part: an empty file, open for appending.
         make_room: is called with the size that ``part`` is about to have.
+        fields: which columns of a parquet make a sample.
 
     Raises:
         ClipsiftError: when nothing can be unpacked, far more than pictures can be, or Python lacks what unpacks it.
@@ -81,7 +90,7 @@ def unpack(source: IO[bytes], url: str, size: int, part: IO[bytes], make_room: C
         part.write(data)
 
     if kind == _PARQUET:
-        write_tar(source, url, write)
+        write_tar(source, url, fields, write)
     else:
         _decompress(source, url, str(kind), part, write)
 
