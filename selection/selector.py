@@ -26,12 +26,11 @@ from clipsift_common.machine import Machine, device_of, num_workers
 from selection.features.arrays import Arrays
 from selection.features.embed import embed
 from selection.features.files import FeatureFile, FeatureRows
-from selection.features.sizes import count_rows, metadata_sizes
+from selection.features.sizes import count_rows, metadata_report
 from selection.features.target import TRUSTED, load_target
 from selection.features.target_rows import checked_rows
 from selection.finished import is_done
 from selection.pool.index import PoolIndex
-from selection.pool.left_out_report import logged_report
 from selection.pool.location import Pool
 from selection.recipe.gather import PoolFeatures
 from selection.recipe.parsed import ParsedRecipe
@@ -166,7 +165,7 @@ class Selector:
         assert isinstance(self.pool, Pool)
         pool, rows = self.pool, sum(count_rows(files))
         self.report.samples += rows
-        self.report.merge(on_rank_zero(lambda: logged_report(pool, "metadata", rows, metadata_sizes(files))))
+        self.report.merge(on_rank_zero(lambda: metadata_report(pool, files, rows)))
         self.report.check(self.max_loss)
         return files
 

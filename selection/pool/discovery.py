@@ -139,7 +139,7 @@ class _Folder:
         return Place(self.url(path), without_suffix(path.rsplit("/", 1)[-1]), path, self.location)
 
     def _left_out(self, left: LeftOut) -> LeftOut:
-        return replace(left, path=self.url(left.path), promise=self.url(left.promise) if left.promise else "")
+        return replace(left, path=self.url(left.path), promise=self.url(str(left.promise)) if left.promise else "")
 
 
 def _sorted_parquets(survey: Survey, url: Callable[[str], str], fields: Fields) -> dict[str, list[str]]:

@@ -25,6 +25,10 @@ KINDS = {
     "broken_link": Kind("links to what is not there", "mount their disk, or delete them"),
     "missing_shard": Kind("statistics of shards that are not here", "download the shards, or delete these files"),
     "features_alone": Kind("features without their parquet", "download the .parquet beside them, or delete them"),
+    "no_metadata": Kind(
+        "shards without metadata, of which nothing is selected",
+        "get or make their metadata (clipsift embed), or give a teacher instead of features",
+    ),
     "unreadable_folder": Kind("folders that cannot be listed", "ask for the right to read them"),
     "other_parquet": Kind("parquets without pictures or metadata: not in metadata/, no .npz beside, or no column uid"),
     "copy_of_shard": Kind("other forms of shards that are here"),
@@ -44,14 +48,14 @@ class LeftOut:
         path: where it is; a folder ends in ``/``.
         kind: of :data:`KINDS`.
         loses: of what samples are lost with it; None: of nothing.
-        promise: the file that says how many samples; "" without one.
+        promise: how many samples, or the file that says so; "" without one.
         size: bytes; None when unknown.
     """
 
     path: str
     kind: str
     loses: Family | None = None
-    promise: str = ""
+    promise: str | int = ""
     size: int | None = None
 
 

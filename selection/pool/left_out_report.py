@@ -20,7 +20,7 @@ Sizes = Callable[[str], Sequence[int]]
 _READERS = 16  # files asked at a time
 
 
-def left_out_report(pool: Pool, family: Family, samples: int, sizes: Sizes) -> DataReport:
+def left_out_report(pool: Pool, family: Family, samples: int, sizes: Sizes, also: Sequence[LeftOut] = ()) -> DataReport:
     """The files of ``pool`` by class, what is left out by kind, and the samples that are lost with it.
 
     A file holds as many samples as img2dataset's files beside it promise; without these as many as its size suggests,
@@ -30,11 +30,12 @@ def left_out_report(pool: Pool, family: Family, samples: int, sizes: Sizes) -> D
         family: whose samples count, those of shards or those of metadata.
         samples: in the files that are used, or in some of them.
         sizes: of a kind, gives the bytes of these files, to compare with; called when they are needed.
+        also: what is left out beside what the pool says.
     """
     report = DataReport()
     report.files.update(shards=len(pool.shards), metadata=len(pool.metadata), sidecars=pool.num_sidecars)
     report.files.update(left_out=len(pool.left_out))
-    for kind, group in by_kind(pool.left_out).items():
+    for kind, group in by_kind([*pool.left_out, *also]).items():
         lost = [left for left in group if left.loses == family]
         counts = dict(zip(lost, _count(lost, samples, sizes(kind), pool.fields))) if lost else {}
         if lost:
@@ -49,12 +50,14 @@ def left_out_report(pool: Pool, family: Family, samples: int, sizes: Sizes) -> D
     return report
 
 
-def logged_report(pool: Pool, family: Family, samples: int, sizes: Sizes) -> dict[str, Any]:
+def logged_report(
+    pool: Pool, family: Family, samples: int, sizes: Sizes, also: Sequence[LeftOut] = ()
+) -> dict[str, Any]:
     """:func:`left_out_report` as plain values, what is left out logged by kind, once in a process."""
-    report = left_out_report(pool, family, samples, sizes)
+    report = left_out_report(pool, family, samples, sizes, also)
     if pool.left_out:
         log_once(f"pool {pool.location}: {summarise(report)}")
-    for kind, group in by_kind(pool.left_out).items():
+    for kind, group in by_kind([*pool.left_out, *also]).items():
         text, lost = f"pool {pool.location}: {describe(group, pool.location)}", report.lost.get(kind, 0)
         if lost:
             log_once(f"{text}; {lost:,} samples lost; {KINDS[kind].remedy}", logging.WARNING)
@@ -78,6 +81,8 @@ def _count(lost: Sequence[LeftOut], samples: int, sizes: Sequence[int], fields: 
 
 def _count_one(left: LeftOut, samples: float, size: float, fields: Fields) -> tuple[int, str]:
     """``samples`` and ``size``: those of a mean file that is used."""
+    if isinstance(left.promise, int):
+        return left.promise, f"{left.promise:,} samples by an index"
     count = promised(left.promise, fields) if left.promise else None
     if count is not None:
         return count, f"{count:,} samples by {left.promise.rsplit('/', 1)[-1]}"
