@@ -26,6 +26,7 @@ from clipsift_common.machine import Machine, device_of, num_workers
 from selection.features.arrays import Arrays
 from selection.features.embed import embed
 from selection.features.files import FeatureFile, FeatureRows
+from selection.features.in_tars import WEBDATASET, features_in_tars
 from selection.features.sizes import count_rows, metadata_report
 from selection.features.target import TRUSTED, load_target
 from selection.features.target_rows import checked_rows
@@ -143,6 +144,8 @@ class Selector:
         pool = self.pool
         if isinstance(pool, Arrays):
             return Source(pool.fingerprint(), lambda: [pool])
+        if self.selection.features == WEBDATASET:
+            return self._in_tars()
         embeds = self.teacher is not None and self.recipe.needs_features
         if self.selection.features or (pool.metadata and not embeds):
             files = [FeatureFile(file.url, self.selection.features, file.name) for file in pool.metadata]
@@ -159,6 +162,19 @@ class Selector:
         identity = fingerprint([index, self.clip.identity, precision])
         before = fingerprint([index, self.clip.fingerprint, precision])
         return Source(identity, lambda: self._embedded(identity), before, is_counted=True)
+
+    def _in_tars(self) -> Source:
+        """The features that lie in the pool's tars."""
+        files, lost = features_in_tars(
+            self.index, self.recipe.towers, self.cache / "features" / fingerprint(WEBDATASET)
+        )
+
+        def make() -> list[FeatureFile]:
+            self.report.merge(self.index.report)
+            self.report.merge(lost)
+            return files
+
+        return Source(on_rank_zero(lambda: fingerprint([file.fingerprint() for file in files])), make, is_counted=True)
 
     def _weighed(self, files: list[FeatureFile]) -> list[FeatureFile]:
         """The pool's metadata, when not too much of it is left out."""

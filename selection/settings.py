@@ -73,9 +73,10 @@ class Embedding:
 class Selection:
     """Which pairs to keep: where features come from, then the recipe (:class:`~selection.recipe.parsed.ParsedRecipe`).
 
-    ``features`` names columns that the pool's metadata already has (``l14`` for ``l14_img`` and ``l14_txt``);
-    ``teacher`` makes them. A recipe whose scores need no features takes neither. ``per_file`` scores every metadata
-    file alone, as the reference does; otherwise small files are scored together (``selection.scoring.make_blocks``).
+    ``features`` names columns that the pool's metadata already has (``l14`` for ``l14_img`` and ``l14_txt``), or a
+    layout: ``clip-retrieval``, or ``webdataset`` for members of tars; ``teacher`` makes them. A recipe whose scores
+    need no features takes neither. ``per_file`` scores every metadata file alone, as the reference does; otherwise
+    small files are scored together (``selection.scoring.make_blocks``).
     ``normalise`` brings features to unit length first; without it they are taken as they are, with a warning where a
     row is off by more than fp16 storage explains.
     """

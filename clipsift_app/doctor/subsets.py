@@ -8,6 +8,7 @@ from clipsift_app.doctor.finding import Finding, evenly
 from clipsift_app.settings import RunSettings
 from clipsift_common.errors import ClipsiftError
 from selection.features.files import FeatureFile
+from selection.features.in_tars import WEBDATASET
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
 from selection.subset import Subset
@@ -56,7 +57,7 @@ def check_metadata(run: RunSettings, pool: Pool, index: PoolIndex | None, read_a
     """Metadata files have the features asked for, one row each, and know the samples of the shards."""
     name = run.selection.features
     if not pool.metadata:
-        if not name:
+        if not name or name == WEBDATASET:  # which are in the shards
             return []
         remedy = "download it (DataComp: --download_npz), or make it with clipsift embed"
         return [Finding("metadata", "fail", f"{run.pool} has none, features {name} are asked for", remedy)]

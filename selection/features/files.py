@@ -211,14 +211,20 @@ def copy_rows(source: np.ndarray, chosen: np.ndarray, target: np.ndarray, normal
 def write_feature_file(
     folder: Path, name: str, stem: str, uids: np.ndarray, captions: list[str], image: np.ndarray, text: np.ndarray
 ) -> None:
-    """Write one parquet + npz pair, features as fp16; the parquet comes last, so that its presence means both.
+    """Write one parquet + npz pair, features as fp16; see :func:`write_arrays`.
 
     Args:
         image, text: (n, d) float arrays, L2-normalised.
     """
+    arrays = {f"{name}_img": image.astype(np.float16), f"{name}_txt": text.astype(np.float16)}
+    write_arrays(folder, stem, uids, captions, arrays)
+
+
+def write_arrays(folder: Path, stem: str, uids: np.ndarray, captions: list[str], arrays: dict[str, np.ndarray]) -> None:
+    """Write one parquet + npz pair, arrays as they are; the parquet comes last, so that its presence means both."""
     with atomic_path(folder / f"{stem}.npz") as temporary, open(temporary, "wb") as handle:
-        arrays: dict[str, Any] = {f"{name}_img": image.astype(np.float16), f"{name}_txt": text.astype(np.float16)}
-        np.savez(handle, **arrays)
+        savez: Any = np.savez
+        savez(handle, **arrays)
     table = pa.table({"uid": uid_column(uids), "text": pa.array(captions, pa.string())})
     with atomic_path(folder / f"{stem}.parquet") as temporary:
         pq.write_table(table, temporary, write_page_checksum=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 import zlib
 from pathlib import Path
@@ -92,3 +93,18 @@ def _array_header(handle: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     if version == (1, 0):
         return np.lib.format.read_array_header_1_0(handle)
     return np.lib.format.read_array_header_2_0(handle)
+
+
+def whole_array(data: bytes) -> np.ndarray:
+    """The array of a whole ``.npy`` in memory, read-only; nothing is unpickled, and no more is made than is there.
+
+    Raises ValueError for anything else.
+    """
+    handle = io.BytesIO(data)
+    shape, fortran, dtype = _array_header(handle)
+    if dtype.hasobject:
+        raise ValueError("an array of Python objects")
+    start, count = handle.tell(), math.prod(shape)
+    if count * dtype.itemsize != len(data) - start:
+        raise ValueError(f"{len(data) - start} bytes are no {dtype} array of {shape}")
+    return np.frombuffer(data, dtype, count, start).reshape(shape, order="F" if fortran else "C")

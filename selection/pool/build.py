@@ -31,7 +31,7 @@ from selection.pool.remote import Stamp
 from selection.pool.shard_cache import ShardCache, is_cached
 from selection.pool.suffixes import STATS, without_suffix
 from selection.samples.fields import Fields
-from selection.samples.scan import IN_JSON, ROW_DTYPE, scan_tar
+from selection.samples.scan import FEATURE_TARS, IN_JSON, ROW_DTYPE, scan_tar
 from selection.uids import format_uids, sort_key
 
 FORMAT = [6, UNPACKING]  # of the files; those of another one, or of other tars, are made anew
@@ -126,7 +126,7 @@ def _part_is_current(parts: Path, shard: Shard, known: Stamp, fields: Fields) ->
 
 def _merge(pool: Pool, stamps: list[Stamp], folder: Path, target: Path) -> None:
     """Join the parts, drop uids that came before, and write the index; ``index.json`` comes last."""
-    report, tables, sizes = DataReport(), [], []
+    report, tables, sizes, feature_tars = DataReport(), [], [], []
     for number, shard in enumerate(track(pool.shards, "join the index", unit="shards", brief=True)):
         table = np.load(folder / "parts" / f"{shard.name}.npy", allow_pickle=False)
         table["shard"] = number
@@ -134,6 +134,7 @@ def _merge(pool: Pool, stamps: list[Stamp], folder: Path, target: Path) -> None:
         about = read_json(folder / "parts" / f"{shard.name}.json")
         sizes.append(about["size"])
         report.merge(about["report"])
+        feature_tars += [number] if about["report"]["files"].get(FEATURE_TARS) else []
     rows = np.concatenate(tables) if tables else np.zeros(0, ROW_DTYPE)
     rows = _without_repeats(rows, pool.shards, report)
     table_file = target / "rows.npy"
@@ -146,6 +147,7 @@ def _merge(pool: Pool, stamps: list[Stamp], folder: Path, target: Path) -> None:
         "sizes": sizes,
         "starts": starts,
         "fields": pool.fields.as_dict(),
+        "feature_tars": feature_tars,
         "fingerprint": samples_fingerprint(rows, pool.fields),
         "shard_fingerprints": [samples_fingerprint(rows[a:b], pool.fields) for a, b in pairwise(starts)],
         "report": report.as_dict(),

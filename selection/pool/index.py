@@ -58,6 +58,8 @@ class PoolIndex:
     Make one with :meth:`build`. It may be sent to other processes: each opens its own files.
 
     Attributes:
+        stamps: of each shard, what tells it from a changed one.
+        feature_tars: the shards that hold features instead of samples.
         by_ranges: read the samples of remote shards one by one, with a request each, instead of fetching whole shards
             into the cache. For few samples, or an order that jumps about. Packed shards are unpacked whole either way.
     """
@@ -68,9 +70,10 @@ class PoolIndex:
         self._folder = folder
         self.shards = [Shard(url, name) for url, name in about["shards"]]
         self.sizes: list[int] = about["sizes"]  # bytes of each shard
-        self._stamps: list[Stamp] = about["stamps"]
+        self.stamps: list[Stamp] = about["stamps"]
         self.starts: list[int] = about["starts"]  # first row of each shard, and the end
         self.fields = Fields(**about.get("fields", {}))
+        self.feature_tars: list[int] = about["feature_tars"]
         self.fingerprint: str = about["fingerprint"]
         self._shard_fingerprints: list[str] | None = about.get("shard_fingerprints")
         self.report = DataReport.from_dict(about["report"])
@@ -259,14 +262,14 @@ class PoolIndex:
         """
         url = self.shards[shard].url
         if is_cached(url):
-            handle = self.cache.open(url, self._stamps[shard])
+            handle = self.cache.open(url, self.stamps[shard])
             same = os.fstat(handle.fileno()).st_size == self.sizes[shard]
         else:
             try:
                 handle = open(url, "rb")  # noqa: SIM115 - the caller's
             except OSError as error:
                 raise gone(url, error) from error
-            same = stamp_of(os.fstat(handle.fileno())) == self._stamps[shard]
+            same = stamp_of(os.fstat(handle.fileno())) == self.stamps[shard]
         if not same:
             handle.close()
             raise changed(url)
@@ -295,7 +298,7 @@ class PoolIndex:
     def _request(self, shard: int, offset: int, size: int) -> bytes:
         url = self.shards[shard].url
         if shard not in self._checked:
-            if stamp(url) != self._stamps[shard]:
+            if stamp(url) != self.stamps[shard]:
                 raise ClipsiftError(f"{url}: has changed since it was indexed; start again to index it anew")
             self._checked.add(shard)
         data = patiently(partial(read_range, url, offset, offset + size, self.sizes[shard]), url)

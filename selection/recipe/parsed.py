@@ -9,6 +9,7 @@ from typing import Any
 from clipsift_common.errors import ClipsiftError
 from selection.methods import METHODS
 from selection.recipe.step import Step, with_distinct_names
+from selection.registry import MOMENT
 from selection.scores import SCORES
 from selection.scoring.column import Column
 
@@ -93,6 +94,13 @@ class ParsedRecipe:
     def needs_features(self) -> bool:
         """Whether any step looks at image or text features."""
         return self.gathers_features or any(column.needs for column in self.columns)
+
+    @property
+    def towers(self) -> frozenset[str]:
+        """Which of image and text features any step looks at."""
+        methods = (METHODS[step.method].needs for step in self.steps if step.method)
+        needs = {need for column in self.columns for need in column.needs} | {need for part in methods for need in part}
+        return frozenset("image" if need == MOMENT else need for need in needs)
 
     @property
     def gathers_features(self) -> bool:

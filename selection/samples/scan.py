@@ -27,6 +27,8 @@ ROW_DTYPE = np.dtype(
 )
 IN_JSON = 1 << 31
 
+FEATURE_TARS = "feature_tars"  # among the files of a report
+NPY = "npy"  # the end of the names of features
 _NAMED = 8  # extensions in a message
 
 
@@ -42,11 +44,16 @@ def scan_tar(
         fields: which members make a sample.
 
     Returns:
-        ``(n,)`` rows of :data:`ROW_DTYPE` in tar order (``shard`` is left 0), and what was lost on the way.
+        ``(n,)`` rows of :data:`ROW_DTYPE` in tar order (``shard`` is left 0), and what was lost on the way. A tar that
+        has features of samples in place of pictures (``KEY.npy``) is counted as one of ``FEATURE_TARS``, and no loss.
     """
     scan = _Scan(handle, shard, fields or Fields())
     scan.run()
-    scan.count_missing(expected)
+    if scan.holds_features_alone():
+        scan.report = DataReport(logs=False)
+        scan.report.files[FEATURE_TARS] = 1
+    else:
+        scan.count_missing(expected)
     table = scan.table()
     for row, size, count in identical_pictures(scan.reader, table):
         uid = format_uids(table["uid"][row : row + 1])[0]
@@ -65,6 +72,7 @@ class _Scan:
         self.parts = SampleParts(self.reader, fields)
         self.uids: list[str] = []
         self.rows: list[tuple[int, int, int, int]] = []
+        self.num_features = 0  # keys that have features and no picture
 
     def run(self) -> None:
         report, has_json = self.report, False
@@ -103,6 +111,8 @@ class _Scan:
         return image, caption
 
     def _lose(self, sample: TarSample, lost: Lost) -> None:
+        has_features = any(name.rpartition(".")[2] == NPY for name in sample.others)
+        self.num_features += lost.cause == "missing_image" and has_features
         self.report.samples += lost.count
         self.report.lose(lost.cause, self.shard, sample.key, lost.detail, lost.count)
 
@@ -113,6 +123,10 @@ class _Scan:
             if member in used or (not used and kind in self.extensions):
                 continue
             self.report.ignore(f"{kind} member", self.shard, member.name)
+
+    def holds_features_alone(self) -> bool:
+        """Whether no key has a picture, and each has features."""
+        return not self.rows and 0 < self.num_features == self.report.num_lost
 
     def count_missing(self, expected: int | None) -> None:
         """Count what was promised or damage took away."""
