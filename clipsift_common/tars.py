@@ -29,11 +29,11 @@ _PAX, _PAX_OF_SUN, _PAX_FOR_ALL = b"xXg"
 
 
 class TarError(ValueError):
-    """What follows cannot be read; ``offset`` is where."""
+    """What follows cannot be read; ``offset`` is where, ``name`` whose bytes it is, if that is known."""
 
-    def __init__(self, offset: int, reason: str) -> None:
+    def __init__(self, offset: int, reason: str, name: str = "") -> None:
         super().__init__(f"at offset {offset}: {reason}")
-        self.offset = offset
+        self.offset, self.name = offset, name
 
 
 class TrailingData(TarError):
@@ -86,25 +86,26 @@ def members(window: Window, size: int, start: int = 0) -> Iterator[Member]:
     settings: dict[str, bytes] = {}  # of pax headers that hold for all members
     own: dict[str, bytes] = {}  # and for the next one
     while True:
-        if (header := window.read(position, BLOCK)) == _ZEROS:
-            position, has_ended = _behind_zeros(window, position), True
-            if position >= size:
-                return
-            settings, own, name = {}, {}, None  # of the archive that was joined on
-            continue
+        header = window.read(position, BLOCK)
         if not _is_header(header):
+            if header == _ZEROS:
+                position, has_ended = _behind_zeros(window, position), True
+                if position >= size:
+                    return
+                settings, own, name = {}, {}, None  # of the archive that was joined on
+                continue
             if has_ended:
                 raise TrailingData(position, f"{size - position} bytes behind the end mark")
             raise TarError(position, "neither a header nor the end-of-archive mark")
         has_ended = False
-        kind, start, length = header[156], position + BLOCK, _number(header[124:136], position)
+        kind, data, length = header[156], position + BLOCK, _size(header, position)
         if kind in _WITHOUT_DATA:
             length = 0
         elif (own or settings) and kind in _FILES:
             length = _pax_size(settings | own, length, position)
-        if start + length > size:
-            raise TarError(position, f"{name or _name(header)} ends after the file does")
-        next_header = start + -(-length // BLOCK) * BLOCK
+        if data + length > size:
+            name = name or _name(header)
+            raise TarError(position, f"{name} ends after the file does", name)
         if kind in _FILES:
             if "sparse" in own:
                 raise TarError(position, "a sparse file, whose bytes do not lie in one piece")
@@ -113,20 +114,21 @@ def members(window: Window, size: int, start: int = 0) -> Iterator[Member]:
             if name is None:
                 name = own["path"].decode(errors="surrogateescape") if "path" in own else _name(header)
             if name.endswith("/"):  # a folder, as V7 wrote it
-                next_header = start
+                length = 0
             else:
-                yield Member(name, start, length)
-        if kind == _LONG_NAME:
-            name = _text(_extension(window, start, length, position))
+                yield Member(name, data, length)
+            name, own = None, {}
+        elif kind == _LONG_NAME:
+            name = _text(_extension(window, data, length, position))
         elif kind in (_PAX, _PAX_OF_SUN):
-            own = _records(_extension(window, start, length, position), position)
+            own = _records(_extension(window, data, length, position), position)
         elif kind == _PAX_FOR_ALL:
-            settings |= _records(_extension(window, start, length, position), position)
+            settings |= _records(_extension(window, data, length, position), position)
         elif kind == _SPARSE:
             raise TarError(position, "a sparse file, whose bytes do not lie in one piece")
         elif kind != _LONG_LINK:
             name, own = None, {}
-        position = next_header
+        position = data + -(-length // BLOCK) * BLOCK
 
 
 def next_header(window: Window, position: int, size: int) -> int | None:
@@ -162,6 +164,10 @@ def _is_header(header: bytes) -> bool:
         return False
     field = header[148:156]
     try:
+        if field[6] == 0:  # nearly all: six digits; this way takes half the time
+            stated, rest = int(field[:6], 8), zlib.adler32(header) % 65536 - zlib.adler32(field) % 65536
+            if rest + 8 * ord(" ") == stated:
+                return True
         stated = int(field.split(b"\0", 1)[0].strip() or b"0", 8)
     except ValueError:
         return False
@@ -171,10 +177,11 @@ def _is_header(header: bytes) -> bool:
     return signed - sum(field) + 8 * ord(" ") == stated
 
 
-def _number(field: bytes, position: int) -> int:
+def _size(header: bytes, position: int) -> int:
     try:
-        if (digits := field[:11]).isdigit() and field[11] == 0:  # nearly all
+        if (digits := header[124:135]).isdigit() and header[135] == 0:  # nearly all
             return int(digits, 8)
+        field = header[124:136]
         if field[0] & 0x80:
             value = int.from_bytes(field[1:], "big")
             if field[0] != 0x80:
@@ -184,17 +191,17 @@ def _number(field: bytes, position: int) -> int:
         if value < 0:
             raise ValueError("negative")
     except ValueError as error:
-        raise TarError(position, f"a header with the size {field!r}") from error
+        raise TarError(position, f"a header with the size {header[124:136]!r}") from error
     return value
 
 
 def _name(header: bytes) -> str:
-    name, prefix = _text(header[:100]), header[345:500]
-    return name if prefix[0] == 0 else f"{_text(prefix)}/{name}"
+    name = _text(header[:100])
+    return name if header[345] == 0 else f"{_text(header[345:500])}/{name}"
 
 
 def _text(field: bytes) -> str:
-    return field.split(b"\0", 1)[0].decode(errors="surrogateescape")
+    return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
 def _extension(window: Window, start: int, length: int, position: int) -> bytes:

@@ -29,6 +29,7 @@ IN_JSON = 1 << 31
 
 FEATURE_TARS = "feature_tars"  # among the files of a report
 NPY = "npy"  # the end of the names of features
+_INCOMPLETE = ("missing_image", "missing_caption", "truncated_tar")
 _NAMED = 8  # extensions in a message
 
 
@@ -70,37 +71,52 @@ class _Scan:
         self.extensions = fields.extensions()
         self.reader = TarReader(handle, self.extensions, fields.keys)
         self.parts = SampleParts(self.reader, fields)
+        self.lost: dict[str, str] = {}  # key -> cause
         self.uids: list[str] = []
         self.rows: list[tuple[int, int, int, int]] = []
         self.num_features = 0  # keys that have features and no picture
 
     def run(self) -> None:
-        report, has_json = self.report, False
-        for sample, is_repeated in join_samples(self.reader, self.parts.is_whole):
+        report, reader = self.report, self.reader
+        has_json, without_json = False, []
+        for sample, is_repeated in join_samples(reader, self.parts.is_whole):
             has_json |= "json" in sample.parts
-            used: tuple[Member, ...] = ()
+            if reader.truncated and "json" not in sample.parts and not is_repeated:
+                without_json.append(sample)  # if others have one, damage took it, and the uid would be a derived one
+            else:
+                self._take(sample, is_repeated)
+        for sample in without_json:
+            self._take(sample, False, "its json was lost to damage" if has_json else "")
+        for name in reader.nameless:
+            report.ignore("member without a key", self.shard, name)
+        if reader.trailing:
+            report.ignore("trailing data", self.shard, reader.last_key, reader.trailing)
+
+    def _take(self, sample: TarSample, is_repeated: bool, damage: str = "") -> None:
+        """Use a sample or count it as lost, and what is beside it as ignored."""
+        used: tuple[Member, ...] = ()
+        if sample is self.reader.last_run and not self.parts.is_whole(sample):
+            damage = self.reader.truncated
+        try:
             if is_repeated:
                 if count := self.parts.num_samples(sample):
-                    self._lose(sample, Lost("duplicate_key", count=count))
-            elif self.reader.truncated and has_json and "json" not in sample.parts:  # its uid would be a derived one
-                self._lose(sample, Lost("truncated_tar", "its json lies behind the cut"))
+                    raise Lost("duplicate_key", count=count)
+            elif damage:
+                raise Lost("truncated_tar", damage)
             else:
-                try:
-                    used = self._use(sample)
-                except Lost as lost:
-                    self._lose(sample, lost)
-            if sample.others:
-                self._ignore(sample, used)
-        for name in self.reader.nameless:
-            report.ignore("member without a key", self.shard, name)
-        if self.reader.trailing:
-            report.ignore("trailing data", self.shard, self.reader.last_key, self.reader.trailing)
+                used = self._use(sample)
+        except Lost as lost:
+            self._lose(sample, lost)
+        if sample.others:
+            self._ignore(sample, used)
 
     def _use(self, sample: TarSample) -> tuple[Member, ...]:
         """Make a row of the sample; its members."""
         image = self.parts.image(sample)
         caption, in_json = self.parts.caption(sample)
         uid = self.parts.uid(sample)
+        if sample.key in self.reader.spoilt:
+            raise Lost("truncated_tar", "there is damage among its members")
         if uid is None:
             uid = derive_uid(self.shard, sample.key)
             self.report.note("derived_uid", self.shard, sample.key, self.parts.why_no_uid(sample))
@@ -114,6 +130,7 @@ class _Scan:
         has_features = any(name.rpartition(".")[2] == NPY for name in sample.others)
         self.num_features += lost.cause == "missing_image" and has_features
         self.report.samples += lost.count
+        self.lost[sample.key] = lost.cause
         self.report.lose(lost.cause, self.shard, sample.key, lost.detail, lost.count)
 
     def _ignore(self, sample: TarSample, used: tuple[Member, ...]) -> None:
@@ -131,10 +148,9 @@ class _Scan:
     def count_missing(self, expected: int | None) -> None:
         """Count what was promised or damage took away."""
         report, reader, shard = self.report, self.reader, self.shard
-        beside = sum(report.lost[cause] for cause in ("missing_image", "missing_caption", "truncated_tar"))
-        missing = max(reader.num_damages - beside, int(reader.is_cut))
-        if reader.truncated or report.samples:
-            missing = max(missing, (expected or 0) - report.samples)
+        missing = self._unseen()
+        if expected is not None and (reader.truncated or report.samples):
+            missing = max(0, expected - report.samples)
         if reader.truncated and not missing:
             report.ignore("damage", shard, reader.last_key, reader.truncated)
         if missing > 0:
@@ -144,6 +160,18 @@ class _Scan:
         elif report.samples == 0:
             report.samples += expected or 1
             report.lose("empty_shard", shard, "", "no samples in the tar", count=expected or 1)
+
+    def _unseen(self) -> int:
+        """How many samples damage may have left nothing of: one for each place where it cost none that is known."""
+        damages = self.reader.damages
+        near = {key for damage in damages for key in (damage.before, damage.behind)}
+        unseen = sum(
+            damage.before != damage.behind and self.lost.keys().isdisjoint((damage.before, damage.behind))
+            for damage in damages
+        )
+        if self.reader.is_mixed:  # the other members of a sample lie elsewhere
+            unseen -= sum(cause in _INCOMPLETE for key, cause in self.lost.items() if key not in near)
+        return max(0, unseen)
 
     def table(self) -> np.ndarray:
         table = np.zeros(len(self.rows), ROW_DTYPE)
