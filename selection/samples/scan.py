@@ -68,7 +68,7 @@ class _Scan:
     def __init__(self, handle: IO[bytes], shard: str, fields: Fields) -> None:
         self.shard = shard
         self.report = DataReport(logs=False)  # many processes scan; what they find is logged where it is put together
-        self.extensions = fields.extensions()
+        self.extensions, self.images = fields.extensions(), fields.image
         self.reader = TarReader(handle, self.extensions, fields.keys)
         self.parts = SampleParts(self.reader, fields)
         self.lost: dict[str, str] = {}  # key -> cause
@@ -128,7 +128,8 @@ class _Scan:
 
     def _lose(self, sample: TarSample, lost: Lost) -> None:
         has_features = any(name.rpartition(".")[2] == NPY for name in sample.others)
-        self.num_features += lost.cause == "missing_image" and has_features
+        has_image = sample.first(self.images) or lost.cause not in ("missing_image", "truncated_tar")
+        self.num_features += has_features and not has_image
         self.report.samples += lost.count
         self.lost[sample.key] = lost.cause
         self.report.lose(lost.cause, self.shard, sample.key, lost.detail, lost.count)
