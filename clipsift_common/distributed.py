@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
@@ -16,6 +16,7 @@ import torch.distributed as dist
 from clipsift_common.errors import ClipsiftError
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 # How long a rank waits for the others. Rank 0 merges large pools alone; a rank that dies is noticed at once, by its
 # launcher and by the connection that it leaves, so a long patience costs nothing.
@@ -133,6 +134,26 @@ def gather_objects(value: T) -> list[T]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value, group=waiting_group())
     return values
+
+
+def share_out(items: Sequence[T], work: Callable[[T], R]) -> list[R]:
+    """What ``work`` makes of each of ``items``, plain values in their order, on every rank; one rank does each.
+
+    An error of ours is raised on every rank, whichever of them has met it.
+    """
+    _check_that_all_call()
+    mine: list[R] = []
+    error: str | None = None
+    try:
+        mine += map(work, items[rank() :: world_size()])
+    except ClipsiftError as problem:
+        if world_size() == 1:
+            raise
+        error = str(problem)
+    parts, errors = zip(*gather_objects((mine, error)))
+    if found := next(filter(None, errors), None):
+        raise ClipsiftError(found)
+    return [parts[number % len(parts)][number // len(parts)] for number in range(len(items))]
 
 
 def sum_over_ranks(values: np.ndarray) -> np.ndarray:

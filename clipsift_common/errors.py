@@ -3,7 +3,8 @@
 import errno
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_NO_MEMORY = "can't allocate memory"  # torch's, of main memory
+# torch's, of main memory; the driver's and cuBLAS's, who allocate beside torch
+_NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _PEER_GONE = ("closed by peer", "reset by peer", "Broken pipe", "remote process exited")  # gloo's and NCCL's
 
 
@@ -26,13 +27,21 @@ def first_line(error: BaseException) -> str:
     return next(filter(None, lines), type(error).__name__)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether main memory, or a GPU's, was not enough."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+
+
 def expected(error: BaseException) -> str | None:
     """One line for what a machine does to a program, None for a bug of ours."""
-    text = str(error)
     if isinstance(error, OSError) and error.errno in _FULL:
         return f"{error.filename or 'a file'}: cannot be written ({error.strerror}); the same command resumes"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _NO_MEMORY in text:
+    if is_out_of_memory(error):
         return f"out of memory ({first_line(error)}); clipsift doctor says what fits"
-    if isinstance(error, RuntimeError) and any(words in text for words in _PEER_GONE):
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in _PEER_GONE):
         return "ended because another rank did"
     return None

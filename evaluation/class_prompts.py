@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from clipsift_common.clip import LoadedCLIP
+from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError
 from evaluation.data.prompts import CLASSNAMES, TEMPLATES, packaged_lines
 from evaluation.encoder import Encoder
@@ -22,7 +23,7 @@ def class_prompt_features(key: str, clip: LoadedCLIP, device: torch.device) -> t
     """
     if key not in TASKS:
         raise ClipsiftError(f"target: no evaluation task has the key {key}")
-    names, templates = (packaged_lines(TASKS[key], file) for file in (CLASSNAMES, TEMPLATES))
+    names, templates = on_rank_zero(lambda: [packaged_lines(TASKS[key], file) for file in (CLASSNAMES, TEMPLATES)])
     if not names or not templates:
         raise ClipsiftError(f"target: {key} has no class names, or no templates, of its own")
     clip.model.to(device)

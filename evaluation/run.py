@@ -98,7 +98,9 @@ def evaluate_in_place(
     with _full_float32():
         for task in tasks:
             run = TaskRun(KINDS[task.kind](task, Path(data), rules))
-            for number, batch in enumerate(TaskLoader(run.open, model.preprocess, batch_size, workers, encoder.device)):
+            run.open()
+            loader = TaskLoader(run.opened, model.preprocess, batch_size, workers, encoder.device)
+            for number, batch in enumerate(loader):
                 batch = move_data_to_device(batch, encoder.device)
                 if number == 0:
                     run.begin(batch, encoder)

@@ -21,6 +21,10 @@ from evaluation.tasks import TASKS, Task
 
 logger = logging.getLogger("clipsift")
 
+# Tasks that are open beside the one that runs. Ranks open them together; but Lightning fetches a batch ahead, so where
+# a rank has only one of a task, its loader of the next task begins before they meet at the start of this one.
+_AHEAD = 2
+
 
 class DataCompSuite(L.LightningModule):
     """Evaluates a CLIP on tasks: ``Trainer.test(DataCompSuite(...))``. Afterwards ``store.results`` and ``failures``.
@@ -66,18 +70,21 @@ class DataCompSuite(L.LightningModule):
             )
         self.store.open()
         todo = broadcast_object([task.key for task in self.tasks if task.key not in self.store.results])
-        self.evaluators = [KINDS[TASKS[key].kind](TASKS[key], self.data, self.rules) for key in todo]
+        self._runs = [TaskRun(KINDS[TASKS[key].kind](TASKS[key], self.data, self.rules)) for key in todo]
+        for run in self._runs[:_AHEAD]:
+            run.open()
 
     def test_dataloader(self) -> list[TaskLoader]:
-        self._runs = [TaskRun(evaluator) for evaluator in self.evaluators]
         device = self.trainer.strategy.root_device
-        return [TaskLoader(run.open, self.preprocess, self.batch_size, self.workers, device) for run in self._runs]
+        return [TaskLoader(run.opened, self.preprocess, self.batch_size, self.workers, device) for run in self._runs]
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         if batch_idx == 0:
             self._finish()
             self._running = self._runs[dataloader_idx]
             self._running.begin(batch, self.encoder)
+            for run in self._runs[dataloader_idx + _AHEAD :][:1]:
+                run.open()
         assert self._running is not None
         self._running.step(batch, self.encoder)
 

@@ -7,7 +7,7 @@ import time
 import torch
 from torch import Tensor
 
-from clipsift_common.distributed import broadcast_object, gather_objects, world_size
+from clipsift_common.distributed import broadcast_object, gather_objects, on_rank_zero, world_size
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.progress import Progress
 from evaluation.data.loader import Batch, Samples
@@ -21,7 +21,8 @@ _NONE = torch.iinfo(torch.int64).max  # position of no sample
 class TaskRun:
     """A task while it is being evaluated.
 
-    Every rank calls :meth:`begin` with its first batch, :meth:`step` with all of its batches, :meth:`result` once.
+    Every rank calls :meth:`open`, then :meth:`begin` with its first batch, :meth:`step` with all of its batches,
+    :meth:`result` once.
     """
 
     def __init__(self, evaluator: Evaluator) -> None:
@@ -29,21 +30,27 @@ class TaskRun:
         self.samples: Samples
         self.failure: str | None = None
 
-    def open(self) -> Samples:
+    def open(self) -> None:
+        """Read what the task's files say, images apart; what is wrong with them is kept."""
         folder = self.evaluator.folder
-        if not folder.is_dir():
-            raise ClipsiftError(f"{self.task.key}: {folder} does not exist; download the task or leave it out")
-        self.samples = self.evaluator.open()
+        try:
+            if not on_rank_zero(folder.is_dir):
+                raise ClipsiftError(f"{self.task.key}: {folder} does not exist; download the task or leave it out")
+            self.samples = self.evaluator.open()
+        except ClipsiftError as error:
+            self.failure = str(error)
+
+    def opened(self) -> Samples:
+        """What :meth:`open` has opened. Raises :class:`ClipsiftError` with what was wrong."""
+        if self.failure is not None:
+            raise ClipsiftError(self.failure)
         return self.samples
 
     def begin(self, batch: Batch, encoder: Encoder) -> None:
-        """Agree with the other ranks that the task could be opened, and encode its texts."""
+        """Agree with the other ranks that the task can be read, and encode its texts."""
         self.started = time.monotonic()
         self.first_bad = torch.full((), _NONE, device=encoder.device)
         self.failure = next(filter(None, gather_objects(batch.get("failure"))), None)
-        sizes = [] if self.failure else gather_objects(len(self.samples))
-        if len(set(sizes)) > 1:
-            self.failure = f"{self.task.key}: {self.evaluator.folder} is not the same on all nodes: {sizes} samples"
         if self.failure is None:
             self.progress = Progress(self.task.name, len(self.samples))
             try:

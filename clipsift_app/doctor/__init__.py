@@ -20,7 +20,7 @@ from clipsift_app.doctor.step import Material, check_step, read_samples
 from clipsift_app.doctor.subsets import check_metadata, check_subsets
 from clipsift_app.parsing import parse_run
 from clipsift_app.settings import RunSettings
-from clipsift_common.distributed import alone, on_rank_zero, rank
+from clipsift_common.distributed import alone, on_rank_zero
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.progress import make_console
 from selection.pool.index import PoolIndex
@@ -43,7 +43,7 @@ def run_doctor(arguments: list[str]) -> bool:
         raise ClipsiftError(f"doctor: --shards is at least 1, got {own.shards}")
     findings = list(_findings(rest, None if own.all else own.shards))
     on_rank_zero(lambda: make_console().print(format_findings(findings)))
-    return all(finding.status != "fail" for finding in findings)
+    return on_rank_zero(lambda: all(finding.status != "fail" for finding in findings))
 
 
 def _findings(arguments: list[str], num_shards: int | None) -> Iterator[Finding]:
@@ -57,13 +57,15 @@ def _findings(arguments: list[str], num_shards: int | None) -> Iterator[Finding]
     yield finding
     if machine is None and rank_zero_only.rank:  # type: ignore[attr-defined]
         return  # of the processes that did not become a group, one reads
-    material = None
-    if rank() == 0:
-        with alone(), TemporaryDirectory(prefix="clipsift-doctor-") as scratch:
-            findings, material = _read(run, num_shards, Path(scratch))
-        yield from findings
-    if machine is not None:
+    findings, material = on_rank_zero(lambda: _read_alone(run, num_shards))
+    yield from findings
+    if machine is not None and material is not None:
         yield from check_step(run, machine, material)
+
+
+def _read_alone(run: RunSettings, num_shards: int | None) -> tuple[list[Finding], Material | None]:
+    with alone(), TemporaryDirectory(prefix="clipsift-doctor-") as scratch:
+        return _read(run, num_shards, Path(scratch))
 
 
 def _read(run: RunSettings, num_shards: int | None, scratch: Path) -> tuple[list[Finding], Material | None]:

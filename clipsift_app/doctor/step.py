@@ -17,8 +17,8 @@ from clipsift_app.doctor.finding import Finding, Status, size
 from clipsift_app.doctor.memory import Saved, StepMemory, available, fixed_bytes, num_blocks, saved_tensors
 from clipsift_app.doctor.shared_memory import check_shared_memory
 from clipsift_app.settings import RunSettings
-from clipsift_common.distributed import alone, broadcast_object, gather_objects, is_distributed, world_size
-from clipsift_common.errors import ClipsiftError
+from clipsift_common.distributed import alone, gather_objects, is_distributed, world_size
+from clipsift_common.errors import ClipsiftError, is_out_of_memory
 from clipsift_common.machine import LaunchedMachine, device_of
 from clipsift_common.progress import format_duration
 from selection.pool.index import PoolIndex
@@ -72,11 +72,8 @@ def read_samples(run: RunSettings, index: PoolIndex) -> tuple[Finding, Material 
     return Finding("reading", status, text, "mend them or raise max_loss"), Material(batch, seconds)
 
 
-def check_step(run: RunSettings, machine: LaunchedMachine, material: Material | None) -> list[Finding]:
+def check_step(run: RunSettings, machine: LaunchedMachine, material: Material) -> list[Finding]:
     """Train for a few steps on a copy of the model that is thrown away; all ranks call together."""
-    material = broadcast_object(material)
-    if material is None:
-        return []
     try:
         return _Trial(run, machine, material).findings()
     except ClipsiftError as error:
@@ -148,8 +145,9 @@ class _Trial:
         try:
             with alone():
                 seconds, _ = self._steps(count)
-        except torch.OutOfMemoryError:
-            pass
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
         everyone = gather_objects(seconds)
         return None if None in everyone else max(value for value in everyone if value is not None)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.images import IMAGE_EXTENSIONS, ImageError, open_image
 from evaluation.tasks import Task
@@ -54,6 +55,8 @@ def _list_of_strings(cell: str) -> list[str]:
 class ZipImages:
     """Images of a zip by position in ``names``; safe to read from any process, also after a fork.
 
+    Made by all ranks together; rank 0 looks what is in it.
+
     Images keep their own mode: these tasks' reference transforms them before it converts to RGB.
 
     Args:
@@ -66,7 +69,7 @@ class ZipImages:
     def __init__(self, task: Task, path: Path, names: Sequence[str]) -> None:
         self.task, self.path = task, path
         self._archive: tuple[int, zipfile.ZipFile] | None = None  # with the process that opened it
-        members = self._members()
+        members = on_rank_zero(self._members)
         absent = [name for name in names if name not in members]
         if absent:
             raise ClipsiftError(f"{task.key}: {path} lacks {len(absent)} images, the first is {absent[0]}")

@@ -54,7 +54,15 @@ def _collate(items: list[Batch | ClipsiftError]) -> Batch:
 
 
 class TaskLoader:
-    """Iterates over this rank's batches of a task; opens the task only when its turn has come.
+    """Iterates over this rank's batches of a task: of samples in a row, so that a rank opens few of the task's files.
+
+    Args:
+        opened: gives the samples when the task's turn has come. Raises :class:`ClipsiftError` for a task that cannot be
+            read.
+        preprocess: PIL image -> (3, h, w).
+        batch_size: samples of a batch, except the last.
+        workers: processes that read.
+        device: where the batches are to go.
 
     A batch is a dict: ``position`` (b,), ``image`` (b, 3, h, w) as
     :class:`~clipsift_common.batches.pixels.Preprocess` leaves it to the device, and what the task's samples have
@@ -65,22 +73,22 @@ class TaskLoader:
 
     def __init__(
         self,
-        open_samples: Callable[[], Samples],
+        opened: Callable[[], Samples],
         preprocess: Callable[[Image.Image], torch.Tensor],
         batch_size: int,
         workers: int,
         device: torch.device,
     ) -> None:
-        self.open_samples, self.preprocess = open_samples, preprocess
+        self.opened, self.preprocess = opened, preprocess
         self.batch_size, self.workers, self.device = batch_size, workers, device
 
     def __iter__(self) -> Iterator[Batch]:
         try:
-            samples = self.open_samples()
+            samples = self.opened()
         except ClipsiftError as error:
             yield {"failure": str(error)}
             return
-        positions = range(rank(), len(samples), world_size())
+        positions = range(len(samples) * rank() // world_size(), len(samples) * (rank() + 1) // world_size())
         starts = range(0, len(positions), self.batch_size)
         batches = [list(positions[start : start + self.batch_size]) for start in starts]
         if not batches:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from clipsift_common.distributed import on_rank_zero, share_out
 from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.images import EVALUATION_IMAGE_EXTENSIONS, ImageError, decode_image
 from clipsift_common.tar_samples import TarReader, TarSample
@@ -26,8 +27,8 @@ _PARTS = (*EVALUATION_IMAGE_EXTENSIONS, "cls", "npy")  # everything else in a ta
 class TarImages:
     """The samples of a task's tars by position, in tar order.
 
-    Opening reads the tars' headers only. Afterwards any process can read any sample: what is opened is found again
-    after a fork or a pickle, and never moved by another process's reading.
+    Opening, a collective call, reads the tars' headers only, each tar on one rank. Afterwards any process can read any
+    sample: what is opened is found again after a fork or a pickle, and never moved by another process's reading.
 
     Args:
         task: for error messages.
@@ -44,18 +45,20 @@ class TarImages:
         self.task, self.num_classes = task, num_classes
         self.num_columns = len(task.options["columns"]) if columns else 0
         self.columns = [task.options["columns"].index(column) for column in columns]
-        self.shards = find_shards(task, folder)
+        self.shards = on_rank_zero(lambda: find_shards(task, folder))
         self._handles: dict[int, IO[bytes]] = {}
-        names: list[str] = []
-        places: list[list[int]] = []
-        for number, shard in enumerate(self.shards):
-            for sample in _scan(task, shard):
-                names.append(sample.key)
-                places.append([number, *self._places(shard, sample)])
-        if not names:
+        names, places = zip(*share_out(self.shards, self._look))
+        self.names = np.concatenate(names)
+        if not len(self.names):
             raise ClipsiftError(f"{task.key}: {folder} has no samples")
-        self.names = np.array(names)
-        self.places = np.array(places, np.int64)  # (n, 7): shard; offset and size of image, cls, npy (-1: not there)
+        self.shard_of = np.repeat(np.arange(len(self.shards)), [len(part) for part in names])
+        self.places = np.concatenate(places)  # (n, 6) int64: offset and size of image, cls, npy (-1: not there)
+
+    def _look(self, shard: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Names and places of a tar's samples."""
+        samples = list(_scan(self.task, shard))
+        places = [self._places(shard, sample) for sample in samples]
+        return np.array([sample.key for sample in samples], str), np.array(places, np.int64).reshape(-1, 6)
 
     def _places(self, shard: Path, sample: TarSample) -> list[int]:
         """Offset and size of image, cls and npy; -1 for what is not asked for."""
@@ -79,14 +82,15 @@ class TarImages:
 
     def name(self, position: int) -> str:
         """Where a sample lies, for messages."""
-        return f"{self.shards[self.places[position, 0]]} sample {self.names[position]}"
+        return f"{self.shards[self.shard_of[position]]} sample {self.names[position]}"
 
     def read(self, position: int) -> tuple[Image.Image, dict[str, Any]]:
         """The RGB image, with ``label`` (int) and ``metadata`` ((columns,) int64) if they are asked for.
 
         Raises :class:`ClipsiftError` for a broken image, a label that no class has, a bad metadata vector.
         """
-        shard, image, image_size, cls, cls_size, npy, npy_size = self.places[position].tolist()
+        shard = int(self.shard_of[position])
+        image, image_size, cls, cls_size, npy, npy_size = self.places[position].tolist()
         values: dict[str, Any] = {}
         try:
             if self.num_classes is not None:

@@ -20,9 +20,8 @@ class Evaluator(ABC):
     """Measures one task.
 
     The suite calls, on every rank: :meth:`open` once, :meth:`prepare` once, :meth:`update` per batch of this rank's
-    samples (possibly never), :meth:`compute` once. All but ``update`` and ``open`` may talk to the other ranks. Any
-    call may raise :class:`~clipsift_common.errors.ClipsiftError`; ``prepare`` and ``compute`` then do so on all ranks
-    alike.
+    samples (possibly never), :meth:`compute` once. All but ``update`` may talk to the other ranks. Any call may raise
+    :class:`~clipsift_common.errors.ClipsiftError`; all but ``update`` then do so on all ranks alike.
     """
 
     # The leaderboard's mixed precision: the text tower always, the image tower for these kinds only.
@@ -34,7 +33,7 @@ class Evaluator(ABC):
 
     @abstractmethod
     def open(self) -> Samples:
-        """Read what the task's files say, images apart."""
+        """Read what the task's files say, images apart: rank 0, but for what is shared out over the ranks."""
 
     def size(self, samples: Samples) -> int:
         """What the results call the number of samples."""

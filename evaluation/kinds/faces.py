@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError
 from evaluation.data.loader import Batch
 from evaluation.data.prompts import read_classnames, read_templates
@@ -40,10 +41,13 @@ class Faces(Evaluator):
     """
 
     def open(self) -> TarImages:
+        self.questions = on_rank_zero(self._read_questions)
+        return TarImages(self.task, self.folder, None, COLUMNS)
+
+    def _read_questions(self) -> dict[str, tuple[list[str], list[str]]]:
         names = self._split(read_classnames(self.task, self.folder), "classnames.txt")
         templates = self._split(read_templates(self.task, self.folder), "zeroshot_classification_templates.txt")
-        self.questions = {objective: (names[objective], templates[objective]) for objective in OBJECTIVES}
-        return TarImages(self.task, self.folder, None, COLUMNS)
+        return {objective: (names[objective], templates[objective]) for objective in OBJECTIVES}
 
     def _split(self, lines: list[str], name: str) -> dict[str, list[str]]:
         texts: dict[str, list[str]] = {objective: [] for objective in OBJECTIVES}

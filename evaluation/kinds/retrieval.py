@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from clipsift_common.distributed import on_rank_zero
 from evaluation.data.archives import ZipImages, read_rows
 from evaluation.encoder import Encoder
 from evaluation.kinds.archive import ArchiveEvaluator
@@ -41,7 +42,8 @@ class Retrieval(ArchiveEvaluator):
     """
 
     def open(self) -> ZipImages:
-        rows = read_rows(self.task, self.folder / self.task.options["table"], ["filename"], ["raw"])
+        table = self.folder / self.task.options["table"]
+        rows = on_rank_zero(lambda: read_rows(self.task, table, ["filename"], ["raw"]))
         self.captions = [caption for row in rows for caption in row["raw"]]
         self.owner = torch.tensor([number for number, row in enumerate(rows) for _ in row["raw"]])
         return self.open_images([row["filename"] for row in rows])

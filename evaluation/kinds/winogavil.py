@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError
 from evaluation.data.archives import ZipImages, read_rows
 from evaluation.data.loader import Samples
@@ -37,7 +38,7 @@ class WinoGAViL(ArchiveEvaluator):
 
     def open(self) -> ZipImages:
         table = self.folder / self.task.options["table"]
-        self.games = read_rows(self.task, table, ["cue"], ["candidates", "associations"])
+        self.games = on_rank_zero(lambda: read_rows(self.task, table, ["cue"], ["candidates", "associations"]))
         for number, game in enumerate(self.games, start=1):
             if not set(game["associations"]) <= set(game["candidates"]):
                 raise ClipsiftError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from clipsift_common.distributed import on_rank_zero
 from evaluation.data.loader import Batch
 from evaluation.data.prompts import read_classnames, read_templates
 from evaluation.data.tars import TarImages
@@ -16,11 +17,12 @@ class ZeroShot(Evaluator):
     """``acc1``, ``acc5`` (None below five classes) and ``mean_per_class_recall`` over the classes that occur."""
 
     def open(self) -> TarImages:
-        names = read_classnames(self.task, self.folder)
+        names, self.templates = on_rank_zero(
+            lambda: (read_classnames(self.task, self.folder), read_templates(self.task, self.folder))
+        )
         # CLEVR Distance has a class without a name. clip-benchmark 1.4.0, which made the published numbers, drops the
         # line: the classifier has a column less than there are labels, and the later classes are shifted.
         self.classnames = [name for name in names if name or self.rules == "corrected"]
-        self.templates = read_templates(self.task, self.folder)
         self.num_classes = len(names)
         return self.open_samples()
 

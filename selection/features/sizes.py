@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from clipsift_common.distributed import gather_objects, rank, world_size
+from clipsift_common.distributed import share_out
 from selection.features.files import FeatureFile, FeatureRows
 from selection.pool.coverage import NO_METADATA, Coverage
 from selection.pool.left_out_report import logged_report
@@ -36,5 +36,4 @@ def metadata_report(pool: Pool, files: Sequence[FeatureFile], rows: int) -> dict
 
 def count_rows(files: Sequence[FeatureRows]) -> list[int]:
     """The rows of each file; a collective call, in which each rank opens its share."""
-    shares = gather_objects([file.num_rows() for file in files[rank() :: world_size()]])
-    return [shares[number % world_size()][number // world_size()] for number in range(len(files))]
+    return share_out(files, lambda file: file.num_rows())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from clipsift_common.distributed import (
     world_size,
 )
 from clipsift_common.errors import ClipsiftError
+from helpers.machines import fake_group
 from helpers.machines.fake_group import FakeGroup, OutOfStep
 
 
@@ -111,3 +114,23 @@ def test_who_does_what_with_files(tmp_path: Path) -> None:
         group.run(wrong)  # type: ignore[arg-type]
         with pytest.raises(AssertionError, match=words):
             group.check_files()
+
+
+def test_a_rank_that_hangs_is_named_and_one_that_is_slow_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake_group, "PATIENCE", 0.4)
+    let_go = threading.Event()
+
+    def slow() -> None:
+        for _ in range(8):
+            time.sleep(0.1)
+            barrier()
+
+    def hangs() -> None:
+        if rank() == 1:
+            let_go.wait()
+        barrier()
+
+    FakeGroup(2).run(slow)
+    with pytest.raises(AssertionError, match=r"ranks \[0\]: barrier in .*\nranks \[1\]: at work"):
+        FakeGroup(2).run(hangs)
+    let_go.set()
