@@ -7,20 +7,22 @@ import logging
 import os
 import sys
 import traceback
+from contextlib import suppress
 
-from clipsift_common.errors import ClipsiftError, expected
+from clipsift_common.errors import ClipsiftError, expected, say_error
 from clipsift_common.quiet import quiet_libraries
 
 
 def run_verb(verb: str, arguments: list[str]) -> int:
     """Run ``verb``, a name of :data:`clipsift_app.verbs.VERBS`; print what is wrong. Returns the exit status."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[_Log()])
     logging.getLogger("clipsift").setLevel(logging.INFO)
     quiet_libraries()
     try:
         importlib.import_module(f"clipsift_app.verbs.{verb}").run(arguments)
+        sys.stdout.flush()
     except ClipsiftError as error:
-        print(f"clipsift: error: {_on_rank()}{error}", file=sys.stderr)
+        say_error(str(error), _rank())
         return _end_all(1)
     except KeyboardInterrupt:
         return _end_all(130)
@@ -31,17 +33,27 @@ def run_verb(verb: str, arguments: list[str]) -> int:
         return _end_all(1) if status == 1 else status  # Lightning makes that of an interrupt
     except Exception as error:
         if line := expected(error):
-            print(f"clipsift: error: {_on_rank()}{line}", file=sys.stderr)
+            say_error(line, _rank())
         else:
-            traceback.print_exc()
+            with suppress(OSError):  # who cannot say it must end all the same
+                traceback.print_exc()
         return _end_all(1)
     return 0
 
 
-def _on_rank() -> str:
+class _Log(logging.StreamHandler):
+    """A log that cannot be written ends the program, as any file does that cannot."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if isinstance(sys.exc_info()[1], OSError):
+            raise  # noqa: PLE0704 - called where the error is handled
+        super().handleError(record)
+
+
+def _rank() -> int:
     from clipsift_common.distributed import rank  # here: a verb that needs no torch starts at once
 
-    return f"rank {rank()}: " if rank() > 0 else ""
+    return rank()
 
 
 def _end_all(status: int) -> int:
@@ -49,7 +61,8 @@ def _end_all(status: int) -> int:
     from clipsift_common.distributed import world_size  # here: as above
 
     if world_size() > 1:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
         os._exit(status)
     return status

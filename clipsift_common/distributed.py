@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,11 @@ R = TypeVar("R")
 # How long a rank waits for the others. Rank 0 merges large pools alone; a rank that dies is noticed at once, by its
 # launcher and by the connection that it leaves, so a long patience costs nothing.
 TIMEOUT = timedelta(hours=12)
+
+
+NOTICE = 30.0  # seconds for which the ranks wait for rank 0 before one says so
+_waits = logging.getLogger("clipsift.waits")
+_waits.setLevel(logging.WARNING)  # its own: ranks other than 0 are quiet
 
 
 class _State(threading.local):
@@ -120,10 +126,29 @@ def on_rank_zero(work: Callable[[], T]) -> T:
             error = str(problem)
         finally:
             _state.rank_zero_works = False
-    result, error = broadcast_object((result, error))
+    with _saying_for_what(work):
+        result, error = broadcast_object((result, error))
     if error is not None:
         raise ClipsiftError(error)
     return result  # type: ignore[return-value]  # rank 0's
+
+
+@contextmanager
+def _saying_for_what(work: Callable[[], object]) -> Iterator[None]:
+    """In the block the ranks wait for rank 0: when that takes long the first of them says so, once."""
+    if rank() != 1:
+        yield
+        return
+    function = getattr(work, "func", work)  # of a partial
+    name = f"{function.__module__}.{function.__qualname__}".partition(".<locals>")[0]
+    words = "rank 1: all ranks wait for rank 0, which works alone (%s), for more than %.0f s"
+    timer = threading.Timer(NOTICE, _waits.warning, [words, name, NOTICE])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def gather_objects(value: T) -> list[T]:

@@ -1,6 +1,9 @@
-"""The one exception a user is meant to see, and other exceptions' words in one line."""
+"""The one exception a user is meant to see, other exceptions' words in one line, and how they are said."""
 
 import errno
+import os
+import sys
+from contextlib import suppress
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # torch's, of main memory; the driver's and cuBLAS's, who allocate beside torch
@@ -39,9 +42,26 @@ def is_out_of_memory(error: BaseException) -> bool:
 def expected(error: BaseException) -> str | None:
     """One line for what a machine does to a program, None for a bug of ours."""
     if isinstance(error, OSError) and error.errno in _FULL:
-        return f"{error.filename or 'a file'}: cannot be written ({error.strerror}); the same command resumes"
+        return f"{error.filename or _outputs()}: cannot be written ({error.strerror}); the same command resumes"
     if is_out_of_memory(error):
         return f"out of memory ({first_line(error)}); clipsift doctor says what fits"
     if isinstance(error, RuntimeError) and any(words in str(error) for words in _PEER_GONE):
         return "ended because another rank did"
     return None
+
+
+def _outputs() -> str:
+    """Where stdout and stderr go, for the error that names no file: only these are written without a name."""
+    names = set()
+    for number in (1, 2):
+        with suppress(OSError):
+            names.add(os.readlink(f"/proc/self/fd/{number}"))
+    return " or ".join(sorted(names)) or "the output"
+
+
+def say_error(line: str, rank: int = 0) -> None:
+    """Print the program's last words: on stderr, or on stdout where stderr cannot be written. Never raises."""
+    for stream in (sys.stderr, sys.stdout):
+        with suppress(OSError, ValueError):
+            print(f"clipsift: error: {f'rank {rank}: ' if rank else ''}{line}", file=stream, flush=True)
+            return

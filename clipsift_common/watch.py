@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -17,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from clipsift_common.distributed import TIMEOUT
+from clipsift_common.errors import say_error
 
 GRACE = 10.0  # seconds in which a rank may say by itself why it ends
 
@@ -61,8 +61,7 @@ def _listen(group: dist.ProcessGroup) -> None:
 
 
 def _end(reason: str) -> None:
-    rank = dist.get_rank()
-    print(f"clipsift: error: {f'rank {rank}: ' if rank else ''}{reason}", file=sys.stderr, flush=True)
+    say_error(reason, dist.get_rank())
     os._exit(1)
 
 

@@ -96,8 +96,10 @@ class DataCompSuite(L.LightningModule):
             return
         run, self._running = self._running, None
         try:
-            self.store.append(run.result())
+            result = run.result()
         except ClipsiftError as error:
             self.failures[run.task.key] = str(error)
             logger.warning("%s failed: %s", run.task.name, error)
+        else:
+            self.store.append(result)  # where it cannot be kept, no other task's can
         run.close()

@@ -69,21 +69,30 @@ def wait(ranks: list[subprocess.Popen[str]], seconds: float) -> list[str]:
             rank.kill()
 
 
+def check_seconds(record: Callable[[str, object], None], since: float) -> None:
+    """Of the two ranks, that have ended: within a minute of what has ended one of them; for the test's report."""
+    seconds = time.time() - since
+    assert seconds < 60
+    record("seconds", round(seconds, 1))
+
+
 def is_one_line(text: str, words: str) -> bool:
     (line,) = [line for line in text.splitlines() if line.startswith("clipsift: error")]
     return words in line and "Traceback" not in text
 
 
 @pytest.mark.parametrize("killed", [0, 1])
-def test_a_rank_is_killed(workspace: Path, killed: int) -> None:
+def test_a_rank_is_killed(workspace: Path, killed: int, record_property: Callable[[str, object], None]) -> None:
     out = workspace / f"killed{killed}"
     ranks = start(workspace, out)
     wait_for_rows(ranks, out)
     command = ["fit", f"--config={workspace / 'config.yaml'}", f"--out={out}"]
     second = program.run(command)
     assert (second.returncode, is_one_line(second.stderr, f"{out}: another start is at work in it")) == (1, True)
+    since = time.time()
     ranks[killed].send_signal(signal.SIGKILL)
     said = wait(ranks, 60)
+    check_seconds(record_property, since)
     assert ranks[1 - killed].returncode == 1
     assert is_one_line(said[1 - killed], "ended because another rank did"), said
 
@@ -97,12 +106,16 @@ def test_a_rank_is_killed(workspace: Path, killed: int) -> None:
         (1, "backward", "rank 1: out of memory (CUDA out of memory"),
     ],
 )
-def test_a_rank_fails(workspace: Path, rank: int, how: str, words: str) -> None:
+def test_a_rank_fails(
+    workspace: Path, rank: int, how: str, words: str, record_property: Callable[[str, object], None]
+) -> None:
     config = workspace / f"{how}.yaml"
     callback = {"class_path": "helpers.failures.Fails", "init_args": {"rank": rank, "how": how}}
     config.write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
-    ranks = start(workspace, workspace / how, f"--config={config}", launcher=pytorchjob)
+    out = workspace / f"{how} on {rank}"
+    ranks = start(workspace, out, f"--config={config}", launcher=pytorchjob)
     said = wait(ranks, 200)
+    check_seconds(record_property, (out / "training" / "metrics.csv").stat().st_mtime)  # of the last step
     assert [process.returncode for process in ranks] == [1, 1], said
     assert is_one_line(said[rank], words), said
     assert is_one_line(said[1 - rank], "ended because another rank did"), said

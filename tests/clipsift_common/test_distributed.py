@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
 
+from clipsift_common import distributed
 from clipsift_common.distributed import (
     alone,
     barrier,
@@ -14,11 +18,13 @@ from clipsift_common.distributed import (
     gather_objects,
     on_rank_zero,
     rank,
+    share_out,
     sum_over_ranks,
 )
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.locks import hold
 from clipsift_common.progress import say
+from helpers.machines.fake_group import FakeGroup
 
 COLLECTIVES: dict[str, Callable[[], object]] = {
     "barrier": barrier,
@@ -27,6 +33,7 @@ COLLECTIVES: dict[str, Callable[[], object]] = {
     "sum_over_ranks": lambda: sum_over_ranks(np.ones(1)),
     "on_rank_zero": lambda: on_rank_zero(rank),
     "say": lambda: say(""),
+    "share_out": lambda: share_out([1], str),
 }
 
 
@@ -57,3 +64,41 @@ def test_what_work_gives_and_raises_reaches_the_caller(tmp_path) -> None:
     with pytest.raises(ClipsiftError, match="no such pool"):
         on_rank_zero(fails)
     hold(tmp_path)  # collective too: the next call is not taken for a part of the work that failed
+
+
+def test_who_waits_long_for_work_of_rank_zero_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(distributed, "NOTICE", 0.2)
+    monkeypatch.setattr(logging.getLogger("clipsift"), "level", logging.ERROR)  # as ranks other than 0 have it
+    FakeGroup[None](4).run(lambda: on_rank_zero(partial(time.sleep, 0)))
+    assert not caplog.messages
+    FakeGroup[None](4).run(lambda: on_rank_zero(_long_work))
+    (line,) = caplog.messages
+    assert line.startswith("rank 1: all ranks wait for rank 0, which works alone (")
+    assert "test_distributed._long_work" in line
+
+
+def _long_work() -> None:
+    time.sleep(0.8)
+
+
+def test_shared_work_comes_back_in_order_and_its_error_to_all() -> None:
+    done: list[tuple[int, int]] = []
+
+    def square(number: int) -> int:
+        done.append((number, rank()))
+        return number**2
+
+    assert FakeGroup[list[int]](3).run(lambda: share_out(range(7), square)) == [[0, 1, 4, 9, 16, 25, 36]] * 3
+    assert sorted(done) == [(number, number % 3) for number in range(7)]
+    assert FakeGroup[list[int]](3).run(lambda: share_out([], square)) == [[]] * 3
+
+    def fails(number: int) -> int:
+        if number == 4:
+            raise ClipsiftError("the fourth is damaged")
+        return number
+
+    for size in (1, 3):
+        with pytest.raises(ClipsiftError, match="the fourth is damaged"):  # of all, or the group would say who fails
+            FakeGroup[list[int]](size).run(lambda: share_out(range(7), fails))
