@@ -139,8 +139,8 @@ def test_a_wrong_arrow_is_found(tmp_path: Path, files: dict[str, str], check: ob
     assert check(imports(tmp_path))
 
 
-# Where code asks for rank 0 by itself: the rule itself, words of a message, a log.
-ASKS_FOR_RANK_ZERO = {"clipsift_common.distributed", "clipsift_app.program", "training.data"}
+# Where code asks for rank 0 by itself: the rule itself, a log.
+ASKS_FOR_RANK_ZERO = {"clipsift_common.distributed", "training.data"}
 
 
 def asking_for_rank_zero(root: Path = REPOSITORY) -> set[str]:

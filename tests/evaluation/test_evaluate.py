@@ -12,6 +12,7 @@ from rich.console import Console
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.machine import Machine
 from evaluation import TASKS, evaluate, summarise
+from evaluation.results import ResultStore
 from evaluation.table import format_table
 from helpers.colours import picture, sample, toy_clip
 from helpers.evaluation_sets import write_task
@@ -73,6 +74,20 @@ def test_a_failing_task_stops_no_other(data: Path, tmp_path: Path, machine: Mach
     assert [task["key"] for task in summary["tasks"]] == ["cifar10", "stl10", "fairness/geode"]
     assert (summary["num_scored"], summary["average"], len(summary["missing"])) == (3, None, 35)
     assert {"imagenet1k", "mnist"} <= set(summary["missing"])
+
+
+def test_results_that_cannot_be_kept_end_the_evaluation(
+    data: Path, tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = toy_clip()
+
+    def full(self: ResultStore, folder: Path, result: object) -> None:
+        raise ClipsiftError(f"{folder}: cannot be written")
+
+    monkeypatch.setattr(ResultStore, "_write", full)
+    with pytest.raises(ClipsiftError, match=rf"^{tmp_path / 'out'}: cannot be written$"):
+        evaluate(clip, data, tmp_path / "out", workers=0, machine=machine)
+    assert clip.model.num_images == 3  # the first task's: no other was tried
 
 
 def test_broken_weights_are_named(data: Path, machine: Machine) -> None:
