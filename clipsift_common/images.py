@@ -15,6 +15,9 @@ IMAGE_EXTENSIONS = ("jpg", "png", "jpeg", "webp")  # open_clip's order, for what
 EVALUATION_IMAGE_EXTENSIONS = ("webp", "png", "jpg", "jpeg")  # clip_benchmark's order, for evaluation tasks
 MAX_PIXELS = 64_000_000  # 8,000 x 8,000: a larger picture is a decompression bomb until proven otherwise
 
+# Raised when other pixels come out of the same bytes, or other pictures are refused: what was made of pictures before
+# is stale. 2: those that end early are refused.
+DECODING = 2
 DECODER_REMARK = "decoder_remark"  # the word to count what a decoder remarks of pictures that are used
 _JPEG_START = b"\xff\xd8"
 _JPEG_SPACES = ("YCbCr", "Gray", "RGB")

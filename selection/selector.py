@@ -22,6 +22,7 @@ from clipsift_common.files import (
     wait_for,
     write_json,
 )
+from clipsift_common.images import DECODING
 from clipsift_common.machine import Machine, device_of, num_workers
 from selection.features.arrays import Arrays
 from selection.features.embed import embed
@@ -99,11 +100,12 @@ class Selector:
         recipe = self.recipe
         source = self._source()
         inputs = on_rank_zero(self._inputs)
-        parents = {"features": source.identity, "inputs": inputs, "code": recipe.versions}
+        versions = recipe.versions | dict(source.versions)
+        parents = {"features": source.identity, "inputs": inputs, "code": versions}
         how = [self.selection.per_file, self.selection.normalise]
         known = by_content(recipe.as_dict(), inputs)
         about = {"recipe": recipe.as_dict(), "seed": self.seed, "parents": parents, "how": how}
-        about["identity"] = fingerprint([known, self.seed, how, source.identity, recipe.versions])
+        about["identity"] = fingerprint([known, self.seed, how, source.identity, versions])
         if on_rank_zero(lambda: is_done(folder, about, source.identity_before)):
             return folder / "subset.npy"
         files = source.make()
@@ -160,8 +162,7 @@ class Selector:
             return Source(index, self._listed, is_counted=True)
         precision = self.selection.embedding.precision
         identity = fingerprint([index, self.clip.identity, precision])
-        before = fingerprint([index, self.clip.fingerprint, precision])
-        return Source(identity, lambda: self._embedded(identity), before, is_counted=True)
+        return Source(identity, self._embedded, is_counted=True, versions={"decoding": DECODING})
 
     def _in_tars(self) -> Source:
         """The features that lie in the pool's tars."""
@@ -185,24 +186,21 @@ class Selector:
         self.report.check(self.max_loss)
         return files
 
-    def _embedded(self, identity: str) -> list[FeatureFile]:
+    def _embedded(self) -> list[FeatureFile]:
         """The features that the teacher makes."""
         assert self.clip is not None
         self.report.merge(self.index.report)
         embedding = self.selection.embedding
-        folder = self.cache / "features"
-        before, shared = folder / identity, folder / fingerprint([self.clip.identity, embedding.precision])
-        by_pool = on_rank_zero(before.is_dir)  # of an earlier release, which embedded a pool that has grown anew
         files, lost = embed(
             self.index,
             self.clip,
-            before if by_pool else shared,
+            self.cache / "features" / fingerprint([self.clip.identity, embedding.precision, DECODING]),
             EMBEDDED,
             self.machine,
             embedding.batch_size,
             num_workers(embedding.workers, self.machine),
             embedding.precision,
-            by_content=not by_pool,
+            by_content=True,
         )
         self.report.merge(lost)
         return files

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -28,7 +28,8 @@ class Source:
     Attributes:
         identity: of its content.
         make: makes it now.
-        identity_before: what ``subset.json`` had as its identity before.
+        identity_before: what ``subset.json`` had as its identity before; None: the same.
+        versions: of the code that makes it, by name.
         is_counted: whether making it counts its samples in the selector's report.
         contents: of each file by name; None: each file is asked for its own.
     """
@@ -38,6 +39,7 @@ class Source:
     identity_before: str | None = None
     is_counted: bool = False
     contents: Mapping[str, str] | None = None
+    versions: Mapping[str, int] = field(default_factory=dict)
 
     def content(self, file: FeatureRows) -> str:
         """Hash of what is in one of the files that were made."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from clipsift_common.clip import CONFIG_NAME, model_config
 from clipsift_common.distributed import on_rank_zero
 from clipsift_common.files import fingerprint, wait_for
+from clipsift_common.images import DECODING
 from clipsift_common.locks import hold
 from clipsift_common.machine import Machine, num_threads
 from selection.pool.index import PoolIndex
@@ -41,7 +42,7 @@ def train_teacher(
     assert teacher.train is not None
     index = PoolIndex.build(Pool.shared(trusted, fields), cache / "trusted", workers, max_loss)
     settings = asdict(teacher.train)
-    identity = fingerprint([model_config(teacher.model), settings, index.fingerprint, seed])
+    identity = fingerprint([model_config(teacher.model), settings, index.fingerprint, seed, DECODING])
     out = cache / "teacher" / identity
     hold(out)  # several runs may share the cache
     on_rank_zero(partial(_train, teacher, index, trusted, out, seed, machine, workers, max_loss, checkpoint_steps))

@@ -20,7 +20,7 @@ from clipsift_common.data_report import DataReport
 from clipsift_common.distributed import barrier, on_rank_zero, rank, world_size
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import read_json, wait_for, write_json
-from clipsift_common.images import DECODER_REMARK, ImageError, pair_image
+from clipsift_common.images import DECODER_REMARK, DECODING, ImageError, pair_image
 from clipsift_common.machine import Machine, device_of, make_lone_trainer, num_threads
 from clipsift_common.progress import Progress
 from selection.features.files import FeatureFile, write_feature_file
@@ -30,6 +30,7 @@ Batch = dict[str, Any]
 Features = dict[str, torch.Tensor]
 
 _SHARD = "shard"  # key of a report: the fingerprint of the shard's samples
+_DECODING = "version of decoding"
 _NOTE = ".embedding.json"  # beside the features: how they are made; no shard has such a name
 
 
@@ -164,12 +165,14 @@ def embed(
         The feature files in shard order, and what could not be decoded (of the samples that the index counts).
 
     Raises:
-        ClipsiftError: when ``folder`` holds features of another teacher, name or precision; for fp16 on a CPU.
+        ClipsiftError: when ``folder`` holds features of another teacher, name or precision, or of a release that
+            decoded otherwise; for fp16 on a CPU.
     """
     device = device_of(machine)
     if precision == "16-mixed" and device.type == "cpu":  # Lightning would take bf16 instead
         raise ClipsiftError("precision: 16-mixed needs a GPU; take 32-true or bf16-mixed")
-    on_rank_zero(lambda: _claim(folder, {"teacher": clip.identity, "name": name, "precision": precision}))
+    how = {"teacher": clip.identity, "name": name, "precision": precision, _DECODING: str(DECODING)}
+    on_rank_zero(lambda: _claim(folder, how))
     shards = [shard for shard in range(len(index.shards)) if len(index.shard_rows(shard))]
     files = {}
     for shard in shards:
@@ -208,9 +211,9 @@ def _claim(folder: Path, how: dict[str, str]) -> None:
     """Note how the features in ``folder`` are made, or see that those which are there were made alike."""
     made = how
     if (folder / _NOTE).is_file():
-        made = read_json(folder / _NOTE)
+        made = {_DECODING: "1"} | read_json(folder / _NOTE)
     elif any(folder.glob("*.parquet")):
-        made = how | {"precision": "32-true"}  # of a release that kept no note: its default
+        made = how | {"precision": "32-true", _DECODING: "1"}  # of a release that kept no note: its default
     if differing := [key for key in how if made.get(key) != how[key]]:
         words = ", ".join(f"{key} {made.get(key)}, not {how[key]}" for key in differing)
         raise ClipsiftError(f"{folder}: holds features of {words}; they are never mixed: take another folder")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import zipfile
 import zlib
@@ -16,7 +17,7 @@ from clipsift_common.clip import LoadedCLIP
 from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.files import atomic_path, fingerprint, read_json, wait_for
-from clipsift_common.images import IMAGE_EXTENSIONS, ImageError, decode_image
+from clipsift_common.images import DECODING, IMAGE_EXTENSIONS, ImageError, pair_image
 from clipsift_common.pretrained.torch_files import read_torch
 from clipsift_common.progress import track
 from clipsift_common.tar_samples import TarReader
@@ -39,6 +40,8 @@ _UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
 )
+logger = logging.getLogger("clipsift")
+
 _FILES = (".npy", ".npz", *_TORCH)
 _PICTURES = tuple(f"*.{extension}" for extension in IMAGE_EXTENSIONS)
 
@@ -141,7 +144,7 @@ def _embedded(folder: Path, clip: LoadedCLIP | None, cache: Path, device: torch.
 def _embed_once(folder: Path, clip: LoadedCLIP, cache: Path, device: torch.device) -> Path:
     """The file of the folder's features, made now unless it is there."""
     content = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.rglob("*"))]
-    path = cache / "targets" / f"{fingerprint([clip.identity, str(folder.resolve()), content])}.npy"
+    path = cache / "targets" / f"{fingerprint([clip.identity, str(folder.resolve()), content, DECODING])}.npy"
     if not path.is_file():
         features = embed_images(clip, track(pictures(folder), "embed target", unit="images"), device)
         write_features(path, features)
@@ -155,16 +158,23 @@ def write_features(path: Path, features: np.ndarray) -> None:
 
 
 def pictures(folder: Path) -> Iterator[Image.Image]:
-    """The pictures of a folder's files, or of its shards; broken ones are left out."""
+    """The pictures of a folder's files, or of its shards; those that are broken or end early are left out, and counted
+    in the log."""
     files = sorted(file for pattern in _PICTURES for file in folder.rglob(pattern))
-    for blob in (file.read_bytes() for file in files) if files else _from_shards(folder):
+    seen, broken = 0, list[str]()
+    for name, blob in ((str(file), file.read_bytes()) for file in files) if files else _from_shards(folder):
+        seen += 1
         try:
-            yield decode_image(blob)
-        except ImageError:
-            continue
+            yield pair_image(blob)
+        except ImageError as error:
+            broken.append(f"{name}, {error.cause}")
+    if broken:
+        text = "target: %s: %s of %s pictures are left out (first: %s)"
+        logger.warning(text, folder, f"{len(broken):,}", f"{seen:,}", broken[0])
 
 
-def _from_shards(folder: Path) -> Iterator[bytes]:
+def _from_shards(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of each picture."""
     for shard in Pool(str(folder)).shards:
         if is_packed(shard.url):
             raise ClipsiftError(f"target: {shard.url} is packed; give a folder of pictures or of plain tars")
@@ -172,6 +182,6 @@ def _from_shards(folder: Path) -> Iterator[bytes]:
             reader = TarReader(handle, IMAGE_EXTENSIONS)
             for sample in reader:
                 images = sample.parts.values() or ending_in(sample, IMAGE_EXTENSIONS)
-                yield from (reader.read(image) for image in images)
+                yield from ((f"{shard.url} {image.name}", reader.read(image)) for image in images)
         if reader.truncated:
             raise ClipsiftError(f"target: {shard.url} is damaged ({reader.truncated}); fetch it again")

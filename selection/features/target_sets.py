@@ -16,6 +16,7 @@ from clipsift_common.clip import LoadedCLIP
 from clipsift_common.distributed import barrier, on_rank_zero, rank, world_size
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import read_json, write_json
+from clipsift_common.images import DECODING
 from clipsift_common.progress import track
 from selection.features.embed import embed_images
 from selection.features.target import NOTE_NAME, pictures, write_features
@@ -44,7 +45,8 @@ def embed_target(name: str, data: Path, clip: LoadedCLIP, out: Path, device: tor
     is_file = out.suffix == ".npy"
     parts = out.with_suffix(".parts") if is_file else out
     files = [parts / f"{_folder_name(key)}.npy" for key in folders]
-    note = {"target": name, "teacher": clip.fingerprint, "files": [file.name for file in files]}
+    note: dict[str, Any] = {"target": name, "teacher": clip.fingerprint, "files": [file.name for file in files]}
+    note["decoding"] = DECODING
     place = out.with_suffix(".json") if is_file else out / NOTE_NAME
     on_rank_zero(lambda: _claim(out, place, note))
     if is_file and on_rank_zero(out.is_file):
@@ -70,7 +72,7 @@ def _join(files: Sequence[Path], out: Path) -> None:
 def _claim(out: Path, place: Path, note: dict[str, Any]) -> None:
     """Make ``out`` the place of these features, or see that it is."""
     if place.is_file() and read_json(place) != note:
-        raise ClipsiftError(f"target: {out} holds features of another teacher or target; use another --out")
+        raise ClipsiftError(f"target: {out} holds features of another teacher, target or release; use another --out")
     write_json(place, note)
 
 

@@ -34,7 +34,7 @@ from selection.samples.fields import Fields
 from selection.samples.scan import FEATURE_TARS, IN_JSON, ROW_DTYPE, scan_tar
 from selection.uids import format_uids, sort_key
 
-FORMAT = [6, UNPACKING]  # of the files; those of another one, or of other tars, are made anew
+FORMAT = [6, UNPACKING]  # raised when other files are written, or other samples found: an index of before is made anew
 
 
 def build_index(pool: Pool, stamps: list[Stamp], folder: Path, target: Path, workers: int, cache: ShardCache) -> None:

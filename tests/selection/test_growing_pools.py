@@ -12,7 +12,6 @@ import pytest
 
 from clipsift_common.clip import LoadedCLIP
 from clipsift_common.errors import ClipsiftError
-from clipsift_common.files import read_json
 from clipsift_common.machine import Machine
 from helpers.features import unit_array
 from helpers.pools import sample
@@ -191,24 +190,6 @@ def test_two_pools_with_shards_of_the_same_names_share_a_cache(clip, tmp_path, w
     work.since()
     assert select(tmp_path / "a", tmp_path / "again", tmp_path / "cache", clip) == first
     assert work.since()["embedded"] == work.since()["scored"] == []
-
-
-def test_features_that_an_earlier_release_made_for_the_whole_pool_are_found(clip, tmp_path, work):
-    """It kept them in a folder for each state of the pool, with the shards' names, and no note of what they held."""
-    pool, cache = tmp_path / "pool", tmp_path / "cache"
-    write(pool, clip, START)
-    expected = select(pool, tmp_path / "before", cache, clip)
-    (folder,) = (cache / "features").iterdir()
-    identity = read_json(tmp_path / "before/selection/subset.json")["parents"]["features"]
-    for path in folder.glob("[0-9]-*"):
-        name = path.name.split("-")[0] + path.suffix
-        (cache / "features" / identity).mkdir(exist_ok=True)
-        shutil.move(path, cache / "features" / identity / name)
-    shutil.rmtree(folder)
-    shutil.rmtree(cache / "scores")
-    work.since()
-    assert select(pool, tmp_path / "again", cache, clip) == expected
-    assert work.since()["embedded"] == []
 
 
 def test_embed_replaces_the_features_of_a_shard_that_changed(clip, tmp_path, work):
