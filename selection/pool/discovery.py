@@ -16,17 +16,18 @@ from fsspec.implementations.local import LocalFileSystem
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import fingerprint
 from selection.pool.counts import counts_below
-from selection.pool.left_out import LeftOut
+from selection.pool.left_out import BESIDE_PATTERN, LeftOut
 from selection.pool.listed import Entry, is_list, read_list
 from selection.pool.listing import list_files
 from selection.pool.names import Place
 from selection.pool.packed.parquet_columns import columns_of, find_columns, kind_of
-from selection.pool.patterns import expand
+from selection.pool.patterns import entries_beside, expand, is_pattern
 from selection.pool.suffixes import shard_suffix, without_suffix
 from selection.pool.survey import Survey, classify
 from selection.samples.fields import Fields
 
 _READERS = 16  # files whose ends are read at a time; an object store takes its time for each
+_NAMED = 5  # places in a message
 _SHARDS = "shards/"  # DataComp's folder of shards, which are called by their paths below it
 
 
@@ -55,28 +56,55 @@ def discover(location: str, fields: Fields) -> Iterator[Found]:
         return
     entries = read_list(location) if is_list(location) else [Entry(location)]
     counts = {entry.location: entry.num_samples for entry in entries if entry.num_samples is not None}
-    places_of_all = (place for entry in entries for place in expand(entry.location))
-    for folder, places in groupby(places_of_all, _folder_of_file):
+    meant = [list(expand(entry.location)) for entry in entries]
+    folders = _folders_of_files([place for places in meant for place in places])
+    for folder, places in groupby(folders, key=folders.__getitem__):
         if folder is None:
             for place in places:
                 yield _in_folder(place, fields)
         else:
             names = [place.rsplit("/", 1)[-1] for place in places]
             yield _listed(folder, names, {name: counts.get(f"{folder}/{name}") for name in names}, fields)
+    for entry, places_of_entry in zip(entries, meant):
+        if is_pattern(entry.location):
+            yield Found(left_out=_beside(entry.location, places_of_entry))
 
 
-def _folder_of_file(place: str) -> str | None:
-    """The folder that a file is in; None for a folder.
+def _folders_of_files(places: Sequence[str]) -> dict[str, str | None]:
+    """The folder that each file is in; None for a folder.
 
     A remote shard is not asked for: whoever reads it will be told.
     """
-    fs, path = fsspec.core.url_to_fs(place)
-    if isinstance(fs, LocalFileSystem) or not shard_suffix(path):
-        if fs.isdir(path):
-            return None
-        if not fs.exists(path):
-            raise ClipsiftError(f"pool: {place} does not exist")
-    return place.rpartition("/")[0]
+    found, missing = dict[str, str | None](), []
+    if repeated := next((place for place, times in Counter(places).items() if times > 1), None):
+        raise ClipsiftError(f"pool: {repeated} is named twice; leave one out")
+    for place in places:
+        fs, path = fsspec.core.url_to_fs(place)
+        found[place] = place.rpartition("/")[0]
+        if isinstance(fs, LocalFileSystem) or not shard_suffix(path):
+            if fs.isdir(path):
+                found[place] = None
+            elif not fs.exists(path):
+                missing.append(place)
+    if missing:
+        others = missing[1:_NAMED] + ([f"{len(missing) - _NAMED:,} more"] if len(missing) > _NAMED else [])
+        raise ClipsiftError(f"pool: {missing[0]} does not exist" + (f", nor {', '.join(others)}" if others else ""))
+    return found
+
+
+def _beside(location: str, places: Sequence[str]) -> list[LeftOut]:
+    """Data and folders that lie beside what a pattern takes."""
+    fs, _ = fsspec.core.url_to_fs(location)
+    taken = {str(fs._strip_protocol(place)).rstrip("/") for place in places}
+    found = []
+    for folder, names in entries_beside(location, places).items():
+        survey = classify({name: None for name in names if not name.endswith("/")})
+        lost = (left.path for left in survey.left_out if left.loses)
+        data = [name for name in names if name.endswith("/") and not name.startswith(".")]
+        data += [*survey.shards, *survey.metadata, *survey.unsure, *lost]
+        found += [f"{folder}/{name}" for name in sorted(data) if f"{folder}/{name}".rstrip("/") not in taken]
+    is_local = isinstance(fs, LocalFileSystem)
+    return [LeftOut(path if is_local else str(fs.unstrip_protocol(path)), BESIDE_PATTERN) for path in found]
 
 
 def _in_folder(place: str, fields: Fields) -> Found:
@@ -90,8 +118,6 @@ def _in_folder(place: str, fields: Fields) -> Found:
 
 def _listed(folder: str, names: Sequence[str], counts: Mapping[str, int | None], fields: Fields) -> Found:
     """What some files of a folder are that were named or fit a glob, in the order given."""
-    if repeated := next((name for name, times in Counter(names).items() if times > 1), None):
-        raise ClipsiftError(f"pool: {folder}/{repeated} is named twice; leave one out")
     survey = classify(dict.fromkeys(names))
     survey.shards = {name: survey.shards[name] for name in names if name in survey.shards}
     return _Folder(folder, fields).found(survey, counts, otherwise=None)

@@ -17,6 +17,7 @@ class Kind:
     remedy: str = ""
 
 
+BESIDE_PATTERN = "beside_pattern"
 KINDS = {
     "packed_shard": Kind("tars compressed by a way that is not read", "unpack them"),
     "archive": Kind("archives that are no tars", "make tar shards of them, or move them out of the pool"),
@@ -31,6 +32,7 @@ KINDS = {
     ),
     "unreadable_folder": Kind("folders that cannot be listed", "ask for the right to read them"),
     "other_parquet": Kind("parquets without pictures or metadata: not in metadata/, no .npz beside, or no column uid"),
+    BESIDE_PATTERN: Kind("lie beside what the pattern takes"),
     "copy_of_shard": Kind("other forms of shards that are here"),
     "repeated_folder": Kind("links to folders that are read already"),
     "own_output": Kind("what clipsift wrote there"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError
 from selection.pool.discovery import discover
-from selection.pool.left_out import LeftOut, by_kind, describe
+from selection.pool.left_out import BESIDE_PATTERN, LeftOut, by_kind, describe
 from selection.pool.names import unique_names
 from selection.samples.fields import Fields
 
@@ -76,10 +77,19 @@ class Pool:
         ]
         self.metadata = [Metadata(place.url, name) for place, name in zip(metadata, unique_names(metadata))]
         self.num_sidecars = sum(part.num_sidecars for part in found)
-        self.left_out = [left for part in found for left in part.left_out]
+        self.left_out = self._without_taken([left for part in found for left in part.left_out])
         if not self.shards and not self.metadata:
             seen = "".join(f"; {describe(group, self.location)}" for group in by_kind(self.left_out).values())
             raise ClipsiftError(f"pool: no .tar shards and no metadata at {self.location}{seen}")
+
+    def _without_taken(self, left_out: list[LeftOut]) -> list[LeftOut]:
+        """Without what lies beside one pattern and is taken by another part of the location."""
+        if not any(left.kind == BESIDE_PATTERN for left in left_out):
+            return left_out
+        taken = {file.url for file in self.shards} | {file.url for file in self.metadata}
+        taken |= {f"{url[: slash.start()]}/" for url in taken for slash in re.finditer("/", url)}
+        beside = {left.path: left for left in left_out if left.kind == BESIDE_PATTERN and left.path not in taken}
+        return [*(left for left in left_out if left.kind != BESIDE_PATTERN), *beside.values()]
 
     @classmethod
     def shared(cls, location: str, fields: Fields | None = None) -> Pool:

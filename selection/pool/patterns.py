@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import fsspec
 from braceexpand import braceexpand
@@ -30,6 +31,42 @@ def expand(location: str) -> Iterator[str]:
         raise ClipsiftError(f"pool: {location} does not exist, and its braces do not close") from error
     for part in parts:
         yield from _glob(literal + part)
+
+
+def is_pattern(location: str) -> bool:
+    """Whether a location stands for others."""
+    return bool(_split(location, _BRACE + _GLOB)[1])
+
+
+def entries_beside(location: str, places: Sequence[str]) -> dict[str, list[str]]:
+    """What lies in the folders that lead to the ``places`` which a pattern means, by folder; ``/`` ends a folder.
+
+    The folders that the places are in are not among it; nothing is entered. What cannot be listed has nothing.
+    """
+    fs, root = fsspec.core.url_to_fs(_split(location, _BRACE + _GLOB)[0] or ".")
+    if isinstance(fs, HTTPFileSystem):  # which has no lists, only pages
+        return {}
+    taken = [str(fs._strip_protocol(place)).rstrip("/") for place in places]
+    folders = {root.rstrip("/")}
+    for path in taken:
+        while (path := path.rpartition("/")[0]) not in folders and path.startswith(f"{root.rstrip('/')}/"):
+            folders.add(path)
+    found = {}
+    for folder in sorted(folders):
+        try:
+            entries = fs.ls(folder or "/", detail=True)
+        except Exception:  # each client has its own, and this is only for information
+            continue
+        names = {entry["name"].rstrip("/"): entry["type"] == "directory" or _is_folder(fs, entry) for entry in entries}
+        found[folder] = [
+            path.rpartition("/")[2] + "/" * is_folder for path, is_folder in names.items() if path not in folders
+        ]
+    return found
+
+
+def _is_folder(fs: fsspec.AbstractFileSystem, entry: dict[str, Any]) -> bool:
+    """Of a link, whether it leads to one."""
+    return bool(entry.get("islink")) and fs.isdir(entry["name"])
 
 
 def _split(location: str, marks: str) -> tuple[str, str]:
