@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
-from clipsift_app.doctor.finding import Finding, size
+from clipsift_app.doctor.finding import Finding, evenly, size
 from clipsift_app.settings import RunSettings
 from clipsift_common.clip import create_clip, model_config
 from selection.pool.index import SHARD_CACHE_GB
@@ -19,6 +20,7 @@ from selection.samples.scan import ROW_DTYPE
 
 _UID_BYTES = 36  # of a uid in a parquet file
 _WIDTH = 768  # of features whose teacher is not known: OpenAI's ViT-L/14
+_ASKED = 32  # shards, for the size of all
 _TIGHT = 0.8  # of what is free
 
 
@@ -49,9 +51,13 @@ def _written(run: RunSettings, pool: Pool, num_pool: float) -> Iterator[tuple[Pa
     width = _width(teacher.model) if teacher else _WIDTH
     if pool.shards:
         yield run.cache, "index", 2 * ROW_DTYPE.itemsize * num_pool  # shard by shard, and joined
-    if packed := [shard.url for shard in pool.shards if is_packed(shard.url) and not is_remote(shard.url)]:
-        limit = 1e9 * run.data.get("shard_cache_gb", SHARD_CACHE_GB)
-        yield run.cache, "unpacked shards", min(limit, sum(size_of(url) or 0 for url in packed))  # pictures hardly grow
+    left = 1e9 * run.data.get("shard_cache_gb", SHARD_CACHE_GB)
+    packed = [shard.url for shard in pool.shards if is_packed(shard.url) and not is_remote(shard.url)]
+    remote = [shard.url for shard in pool.shards if is_remote(shard.url)]
+    for what, urls in (("unpacked shards", packed), ("fetched shards", remote)):
+        if urls:
+            yield run.cache, what, (need := min(left, _bytes_of(urls)))  # pictures hardly grow
+            left -= need
     if recipe.needs_features and teacher:
         yield run.cache, "features", (2 * width * 2 + _UID_BYTES) * num_pool
     columns = len(recipe.columns)
@@ -63,6 +69,14 @@ def _written(run: RunSettings, pool: Pool, num_pool: float) -> Iterator[tuple[Pa
     weights = 4 * num_parameters(run.model["model"])
     # Weights and both of Adam's moments; the next checkpoint is whole before the last one goes.
     yield run.out, "checkpoints", 2 * 3 * weights + weights
+
+
+def _bytes_of(urls: list[str]) -> float:
+    """About, by the size of some: each may take a request."""
+    some = evenly(urls, min(len(urls), _ASKED))
+    with ThreadPoolExecutor(_ASKED) as threads:
+        known = [found for found in threads.map(size_of, some) if found is not None]
+    return sum(known) / max(len(known), 1) * len(urls)
 
 
 def num_parameters(model: str) -> int:

@@ -25,6 +25,7 @@ from clipsift_common.clip import create_clip
 from helpers import program
 from helpers.packing import pack
 from helpers.pools import spoil, write_pool
+from helpers.range_server import serve
 from helpers.workspace import write_workspace
 from selection.features.files import write_feature_file
 from selection.pool.index import PoolIndex
@@ -108,6 +109,19 @@ def test_everything_wrong_with_files_is_found_at_once(
     assert "evaluate--download" in found["evaluation"][1]
     assert "elsewhere" in found["disk"][1]
     assert "moredevices" in found["memory"][1] or "accumulate" in found["memory"][1]
+
+
+def test_shards_that_are_fetched_need_room(folder: Path) -> None:
+    shards = sorted((folder / "pool/shards").glob("*.tar"))
+    total = sum(shard.stat().st_size for shard in shards)
+    run = parse_run([f"--config={folder / 'config.yaml'}", f"--out={folder / 'run'}"], needs_eval=False)
+    with serve(folder / "pool/shards") as server:
+        pool = Pool(f"{server.url}/{{00000000..00000002}}.tar")
+        needs = {what: need for _, what, need in clipsift_app.doctor.disk._written(run, pool, 72.0)}
+        assert needs["fetched shards"] == total
+        run.data["shard_cache_gb"] = 0.5e-9 * total
+        limited = {what: need for _, what, need in clipsift_app.doctor.disk._written(run, pool, 72.0)}
+    assert limited["fetched shards"] == pytest.approx(total / 2)
 
 
 def test_too_little_shared_memory_is_found(
