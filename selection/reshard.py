@@ -26,7 +26,7 @@ from clipsift_common.tar_samples import TarReader, TarSample, join_samples
 from selection.pool.index import PoolIndex
 from selection.samples.parts import SampleParts
 from selection.subset import Subset
-from selection.uids import format_uids
+from selection.uids import UID_WIDTH, format_uids
 
 logger = logging.getLogger("clipsift")
 
@@ -45,7 +45,7 @@ class _Copy:
 def reshard(index: PoolIndex, subset: Subset, out: Path, shard_size: int = SHARD_SIZE) -> dict[str, Any]:
     """Write the subset's samples that are in the pool as shards under ``out``; a collective call, shards over ranks.
 
-    A sample that came without json gets one with its uid. Shards that are whole are kept.
+    A sample whose json has no uid, or that came without one, gets its uid in its json. Shards that are whole are kept.
 
     Returns:
         The content of ``meta.json``: samples ``kept`` (copies counted), ``unique``, ``missing`` (uids of the subset
@@ -140,8 +140,22 @@ def _copy_from(index: PoolIndex, shard: int, copies: list[_Copy], tar: tarfile.T
 
 def _append(reader: TarReader, sample: TarSample, copy: _Copy, tar: tarfile.TarFile) -> None:
     contents = {extension: reader.read(member) for extension, member in (sample.parts | sample.others).items()}
-    contents.setdefault("json", json.dumps({"uid": copy.uid}).encode())
+    jsons = [extension for extension in contents if extension.rpartition(".")[2] == "json"]
+    place = jsons[0] if len(jsons) == 1 and "json" not in contents else "json"
+    contents[place] = _with_uid(contents.get(place), copy.uid)
     for extension, content in contents.items():
         header = tarfile.TarInfo(f"{copy.uid}-{copy.number}.{extension}")
         header.size = len(content)
         tar.addfile(header, io.BytesIO(content))
+
+
+def _with_uid(document: bytes | None, uid: str) -> bytes:
+    """A sample's json, as it is where its uid is there; so the copy has the uid whatever the pool's was made of."""
+    try:
+        values = json.loads(document) if document is not None else {}
+    except (ValueError, RecursionError):  # nobody needed it
+        return document or b""
+    if isinstance(values, dict):
+        there = str(values.get("uid", "")).replace("-", "").lower().zfill(UID_WIDTH)
+        return document if document is not None and there == uid else json.dumps(values | {"uid": uid}).encode()
+    return json.dumps({"uid": uid, "json": values}).encode()
