@@ -90,6 +90,12 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def save_array(path: str | Path, array: np.ndarray) -> None:
+    """Write ``array`` as ``.npy``, atomically; one of objects is refused with ValueError."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+        np.save(handle, array, allow_pickle=False)
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write ``value`` as indented strict JSON, atomically. NaN and infinity are refused with ValueError."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

@@ -12,19 +12,20 @@ from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import fingerprint, read_json, write_json
 from selection.features.files import FeatureFile
-from selection.features.sizes import count_rows
 from selection.features.target import write_features
 from selection.kernels.kmeans import SAMPLES_PER_CENTROID, kmeans
+from selection.kernels.transfer import placed
 from selection.pool.location import Pool
 from selection.recipe.gather import PoolFeatures
 from selection.registry import no_target
+from selection.shuffle.cells import join_samples
 
 
 def make_centroids(pool: Pool, features: str, clusters: int, out: Path, device: torch.device, seed: int = 0) -> None:
     """Write ``out``, (clusters, d) float32 k-means centroids of the pool's image features; a collective call.
 
-    As is usual, k-means looks at a random sample of 256 rows per cluster, which is gathered beside ``out`` (2 bytes a
-    number) and deleted afterwards. Centroids that are there, made from the same features, are kept.
+    As is usual, k-means looks at a random sample of about 256 rows per cluster, which lies beside ``out`` meanwhile (2
+    bytes a number). Centroids that are there, made from the same features, are kept.
 
     Args:
         features: prefix of the feature arrays in the metadata (``l14``).
@@ -43,24 +44,20 @@ def make_centroids(pool: Pool, features: str, clusters: int, out: Path, device: 
     if on_rank_zero(lambda: _is_done(out, place, note)):
         return
     gathered = PoolFeatures(files, device, no_target, out.parent)
-    found, _ = gathered.candidates(_sample(sum(count_rows(files)), clusters, seed), ("image",), seed)
-    if len(found) < clusters:
-        raise ClipsiftError(f"target: {len(found)} usable rows make no {clusters} clusters; lower --clusters")
-    on_rank_zero(lambda: write_features(out, kmeans(found.image, clusters, seed).cpu().numpy()))
+    paths = gathered.sample(SAMPLES_PER_CENTROID * clusters, seed)
+    on_rank_zero(lambda: write_features(out, _kmeans(paths, clusters, device, seed)))
     on_rank_zero(lambda: write_json(place, note))
     gathered.close()
+
+
+def _kmeans(paths: list[Path], clusters: int, device: torch.device, seed: int) -> np.ndarray:
+    sample = torch.from_numpy(join_samples(paths))
+    if len(sample) < clusters:
+        raise ClipsiftError(f"target: {len(sample)} usable rows make no {clusters} clusters; lower --clusters")
+    return kmeans(placed(sample, device), clusters, seed).cpu().numpy()
 
 
 def _is_done(out: Path, place: Path, note: dict[str, Any]) -> bool:
     if place.is_file() and read_json(place) != note:
         raise ClipsiftError(f"target: {out} holds the centroids of another pool, number or seed; use another --out")
     return place.is_file() and out.is_file()
-
-
-def _sample(total: int, clusters: int, seed: int) -> np.ndarray:
-    """Ascending rows to look at, of ``total``: raw random numbers are the same in every version of numpy."""
-    wanted = SAMPLES_PER_CENTROID * clusters
-    if total <= wanted:
-        return np.arange(total)
-    share = np.random.PCG64(np.random.SeedSequence([seed, total])).random_raw(total) >> np.uint64(11)
-    return np.flatnonzero(share < np.partition(share, wanted)[wanted])

@@ -8,24 +8,27 @@ A set method is one module of :mod:`selection.methods`: a pure function, and a r
 :class:`Candidates` first; its other parameters are the options, except ``size``, which is what ``keep`` or ``count``
 says. It returns (m,) counts: bool for a method that keeps or drops, integers for one that may repeat samples.
 
+A set method whose memory must not grow with the pool is registered ``by_file``: it takes :class:`LeftRows` instead, on
+all ranks, and returns the rows that it keeps of each of the rank's files.
+
 This module knows none of them; ``selection.scores`` and ``selection.methods`` import every module they hold, so
 adding a file is all that a new one needs. Take :data:`SCORES` and :data:`METHODS` from there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from clipsift_common.engines.base import Engine
 from clipsift_common.errors import ClipsiftError
 from selection.options import check_options, options_of
-
-MOMENT = "moment"  # what a method needs beside "image" and "text" features
 
 
 def no_target(name: str) -> Tensor:
@@ -122,14 +125,57 @@ class Candidates(FeatureBlock):
 
     Attributes:
         scores: (m,) float of the step's ``of``; None without it.
-        moment: (d, d) second moment of the image features of the WHOLE pool, for a method that needs it.
 
     Features that the method does not need (``MethodSpec.needs``) are (m, 0); they may be memory mapped, in any
     floating dtype.
     """
 
     scores: np.ndarray | None = None
-    moment: Tensor | None = None
+
+
+class LeftFile(Protocol):
+    """The rows of one file that are left and whose features can be used."""
+
+    @property
+    def rows(self) -> np.ndarray:
+        """(m,) int64 ascending rows of the file."""
+
+    def take(self, tower: str, index: np.ndarray | slice) -> np.ndarray:
+        """(k, d) "image" or "text" features of ``rows[index]``."""
+
+
+class LeftFiles(Protocol):
+    """The rows of the pool's files that are left. It pickles: any process may open any file."""
+
+    def open(self, number: int, towers: Sequence[str]) -> LeftFile:
+        """File ``number``, without the rows where any of ``towers`` cannot be used."""
+
+
+@dataclass(frozen=True)
+class LeftRows:
+    """What a method that works by file may use, on every rank.
+
+    Attributes:
+        files: of the pool.
+        counts: rows left of each of them, in order, those with unusable features too.
+        mine: the numbers of this rank's.
+        folder: scratch that all ranks see; what is in it stays until the choice is done, also when it is killed.
+        seed: non-negative.
+        device: where to compute.
+        engine: who does units of work.
+        target: features of a target set by name, (t, d).
+        moment: gives the (d, d) second moment of the image features of the WHOLE pool; a collective call.
+    """
+
+    files: LeftFiles
+    counts: Sequence[int]
+    mine: Sequence[int]
+    folder: Path
+    seed: int
+    device: torch.device
+    engine: Engine
+    target: Callable[[str], Tensor]
+    moment: Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
@@ -137,11 +183,11 @@ class MethodSpec:
     """A registered method: what it ``needs`` of the features, whether it chooses by a score column, and its options."""
 
     name: str
-    function: Callable[..., np.ndarray | Tensor]
+    function: Callable[..., Any]
     needs: tuple[str, ...]
     by_score: bool
     repeats: bool  # whether counts may be above 1
-    over_ranks: bool  # whether all ranks call it, to share the work, instead of the first alone
+    by_file: bool  # takes LeftRows, on all ranks, instead of Candidates, on the first alone
     sized: bool  # whether the recipe says how many
     options: Mapping[str, Any]
     version: int = 1  # raised when the code changes what comes out
@@ -158,10 +204,15 @@ class MethodSpec:
             raise ValueError(f"method {self.name}: returned {counts.shape} for {len(candidates)} samples")
         return counts.astype(np.int64)
 
+    def kept_rows(self, left: LeftRows, size: int | None, options: Mapping[str, Any]) -> dict[int, np.ndarray]:
+        """Ascending rows kept of each of ``left.mine``, by a method that works by file; a collective call."""
+        sized = {"size": size} if self.sized else {}
+        return self.function(left, **sized, **options)
+
 
 METHODS: dict[str, MethodSpec] = {}
 
-MethodFunction = TypeVar("MethodFunction", bound=Callable[..., np.ndarray | Tensor])
+MethodFunction = TypeVar("MethodFunction", bound=Callable[..., Any])
 
 
 def register_method(
@@ -169,10 +220,13 @@ def register_method(
     needs: tuple[str, ...] = (),
     by_score: bool = False,
     repeats: bool = False,
-    over_ranks: bool = False,
+    by_file: bool = False,
     version: int = 1,
 ) -> Callable[[MethodFunction], MethodFunction]:
-    """Make a function on :class:`Candidates` known to recipes as ``method: name``; ``version`` as of scores."""
+    """Make a function on :class:`Candidates` known to recipes as ``method: name``; ``version`` as of scores.
+
+    ``by_file``: it is one on :class:`LeftRows`, which all ranks call, and returns ascending rows by number of file.
+    """
 
     def enter(function: MethodFunction) -> MethodFunction:
         if name in METHODS:
@@ -180,7 +234,7 @@ def register_method(
         options = options_of(function)
         sized = "size" in options
         options.pop("size", None)
-        METHODS[name] = MethodSpec(name, function, needs, by_score, repeats, over_ranks, sized, options, version)
+        METHODS[name] = MethodSpec(name, function, needs, by_score, repeats, by_file, sized, options, version)
         return function
 
     return enter

@@ -116,7 +116,7 @@ class Selector:
         self.report.merge(lost)
         self.report.check(self.max_loss)
         on_rank_zero(lambda: write_json(folder / "data_report.json", self.report.as_dict()))
-        chosen = self._choose(files, plan, folder)
+        chosen = self._choose(files, plan, folder, str(about["identity"]))
         if not chosen["num_kept"]:
             (folder / "subset.npy").unlink(missing_ok=True)
             raise ClipsiftError(f"selection: nothing is left of {chosen['num_pool']} pairs; see {folder / 'scores'}")
@@ -124,10 +124,10 @@ class Selector:
         wait_for(folder / "subset.json")
         return folder / "subset.npy"
 
-    def _choose(self, files: Sequence[FeatureRows], plan: ScorePlan, folder: Path) -> dict[str, Any]:
+    def _choose(self, files: Sequence[FeatureRows], plan: ScorePlan, folder: Path, identity: str) -> dict[str, Any]:
         gathered = None
         if self.recipe.gathers_features:
-            gathered = PoolFeatures(files, plan.device, plan.target, folder, plan.normalise)
+            gathered = PoolFeatures(files, plan.device, plan.target, folder, plan.normalise, identity)
         paths = [folder / "scores" / f"{file.stem}.parquet" for file in files]
         return choose(paths, self.recipe, folder / "subset.npy", gathered, self.seed)
 

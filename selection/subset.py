@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from clipsift_common.errors import ClipsiftError, first_line
-from clipsift_common.files import atomic_path
+from clipsift_common.files import save_array
 from selection.uids import UID_DTYPE, is_sorted, is_uid, parse_uids, search_uids, sort_uids
 
 _TEXT = frozenset(string.printable.encode())
@@ -64,8 +64,7 @@ class Subset:
 
     def save(self, path: str | Path) -> None:
         """Write the subset file, atomically."""
-        with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-            np.save(handle, self.uids, allow_pickle=False)
+        save_array(path, self.uids)
 
     def __len__(self) -> int:
         """Number of samples, repeats counted."""

@@ -20,12 +20,13 @@ FLOORS = {"clipsift_common": 0, "selection": 1, "training": 2, "evaluation": 2, 
 ROOMS = {
     "kernels": set(),
     "scores": {"kernels", "features"},
-    "methods": {"kernels", "scores"},
+    "shuffle": {"kernels"},
+    "methods": {"kernels", "scores", "shuffle"},
     "samples": set(),
     "pool": {"samples"},
     "features": {"kernels", "samples", "pool"},
     "scoring": {"kernels", "scores", "features"},
-    "recipe": {"kernels", "scores", "methods", "pool", "features", "scoring"},
+    "recipe": {"kernels", "scores", "shuffle", "methods", "pool", "features", "scoring"},
 }
 GROUND = {"uids", "subset", "subset_files", "options", "registry"}  # files of selection that its rooms may import
 MEDIAN_LINES, MOST_MODULES = 110, 20

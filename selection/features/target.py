@@ -16,7 +16,7 @@ from PIL import Image
 from clipsift_common.clip import LoadedCLIP
 from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError, first_line
-from clipsift_common.files import atomic_path, fingerprint, read_json, wait_for
+from clipsift_common.files import fingerprint, read_json, save_array, wait_for
 from clipsift_common.images import DECODING, IMAGE_EXTENSIONS, ImageError, pair_image
 from clipsift_common.pretrained.torch_files import read_torch
 from clipsift_common.progress import track
@@ -153,8 +153,7 @@ def _embed_once(folder: Path, clip: LoadedCLIP, cache: Path, device: torch.devic
 
 def write_features(path: Path, features: np.ndarray) -> None:
     """Write (n, d) ``features`` as a target file, atomically."""
-    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-        np.save(handle, features, allow_pickle=False)
+    save_array(path, features)
 
 
 def pictures(folder: Path) -> Iterator[Image.Image]:

@@ -50,6 +50,15 @@ def quadratic(features: Tensor, matrix: Tensor, other: Tensor | None = None) -> 
     )
 
 
+def row_sum(features: Tensor) -> Tensor:
+    """(d,) float64 sum of the rows of ``features`` (n, d)."""
+    total = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
+    parts = linear_tiles(len(features), features.device)
+    for part in tile_map(lambda rows: features[rows].double().sum(0), parts, features.device):
+        total += part
+    return total
+
+
 def group_means(features: Tensor, labels: Tensor, num_groups: int) -> Tensor:
     """(num_groups, d) float32 mean row of each group; zero for a group without rows. ``labels`` (n,) int64.
 

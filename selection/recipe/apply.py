@@ -11,7 +11,6 @@ import torch
 
 from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError
-from clipsift_common.files import fingerprint
 from selection.methods import METHODS
 from selection.recipe.parsed import ParsedRecipe
 from selection.recipe.step import Step
@@ -30,6 +29,12 @@ class FeatureSource(Protocol):
 
     def candidates(self, rows: np.ndarray, needs: tuple[str, ...], seed: int) -> tuple[Candidates, np.ndarray]:
         """Of the pool's ``rows`` (ascending) those with usable features, and the bool mask that says which they are."""
+
+    def kept_rows(self, step: Step, masks: Mapping[int, np.ndarray], num_pool: int, seed: int) -> dict[int, np.ndarray]:
+        """Ascending rows that a method which works by file keeps of those left, (rows,) bool by number of file."""
+
+    def kept_of(self, step: Step, rows: np.ndarray, num_pool: int, seed: int) -> np.ndarray:
+        """(m,) bool, which of the pool's ``rows`` (ascending) a method that works by file keeps."""
 
     def close(self) -> None:
         """Forget what :meth:`candidates` gave last."""
@@ -122,12 +127,16 @@ def _choose(
     spec = METHODS[step.method]
     if scores is not None:
         left, scores = left[np.isfinite(scores)], scores[np.isfinite(scores)]
-    seed = int(fingerprint([seed, step.name]), 16) % (1 << 63)
+    if spec.needs and features is None:
+        raise ValueError(f"{step.method} needs the features of the samples that are left")
+    if spec.by_file:
+        assert features is not None
+        return left[features.kept_of(step, rows[left], num_pool, seed)]
+    seed = step.seed(seed)
     empty = torch.empty(len(left), 0)
     candidates, usable = Candidates(empty, empty, seed), np.ones(len(left), bool)
     if spec.needs:
-        if features is None:
-            raise ValueError(f"{step.method} needs the features of the samples that are left")
+        assert features is not None
         candidates, usable = features.candidates(rows[left], spec.needs, seed)
     candidates.scores = None if scores is None else scores[usable]
     size = step.size(num_pool) if spec.sized else None
@@ -138,4 +147,4 @@ def _choose(
         except ValueError as error:
             raise ClipsiftError(f"selection: {step.name}: {error}") from error
 
-    return np.repeat(left[usable], choose() if spec.over_ranks else on_rank_zero(choose))
+    return np.repeat(left[usable], on_rank_zero(choose))

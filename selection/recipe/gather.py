@@ -1,10 +1,10 @@
-"""The features of chosen rows of the pool, for methods that look at many samples at once: memory mapped, not held."""
+"""What set methods get of the pool: the rows that are left, by file; or features of chosen rows, memory mapped."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -13,14 +13,18 @@ import torch
 from torch import Tensor
 
 from clipsift_common.distributed import barrier, gather_objects, on_rank_zero, rank, sum_over_ranks, world_size
+from clipsift_common.engines.base import Engine, Group
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.progress import track
 from selection.features.files import FeatureRows, bad_rows, copy_rows, normalised
 from selection.features.sizes import count_rows
 from selection.kernels.moments import gram
-from selection.registry import MOMENT, Candidates
-
-GPU_SHARE = 0.5  # of the free memory of a GPU: features that take less are kept there
+from selection.kernels.transfer import placed
+from selection.methods import METHODS
+from selection.recipe.left import FilesLeft, write_left
+from selection.recipe.step import Step
+from selection.registry import Candidates, LeftRows
+from selection.shuffle.cells import sample_images
 
 
 @dataclass
@@ -33,6 +37,8 @@ class PoolFeatures:
         target: features of a target set by name.
         scratch: a folder that all ranks see, for one uncompressed file per tower, as large as the chosen features.
         normalise: bring every row to unit length.
+        identity: of the selection; what a killed one of the same identity has left in ``scratch`` is used again.
+        engine: who does the units of work that methods by file are made of.
     """
 
     files: Sequence[FeatureRows]
@@ -40,6 +46,16 @@ class PoolFeatures:
     target: Callable[[str], Tensor]
     scratch: Path
     normalise: bool = False
+    identity: str = ""
+    engine: Engine = field(default_factory=Group)
+
+    def __post_init__(self) -> None:
+        on_rank_zero(self._remove_others)
+
+    def _remove_others(self) -> None:
+        for folder in self._folder.iterdir() if self._folder.is_dir() else ():
+            if not self.identity or folder.name != self.identity:
+                shutil.rmtree(folder)
 
     @cached_property
     def _starts(self) -> np.ndarray:
@@ -50,6 +66,49 @@ class PoolFeatures:
     def _folder(self) -> Path:
         return self.scratch / ".gathered"
 
+    def kept_rows(self, step: Step, masks: Mapping[int, np.ndarray], num_pool: int, seed: int) -> dict[int, np.ndarray]:
+        """Ascending rows that a method which works by file keeps of each of this rank's files.
+
+        ``masks``: (rows,) bool by the number of each of this rank's files, which rows are left.
+        Raises :class:`ClipsiftError` for options that the method refuses and files that cannot be read.
+        """
+        spec, left = METHODS[step.method], self._left(step.name, masks, step.seed(seed))
+        try:
+            return spec.kept_rows(left, step.size(num_pool) if spec.sized else None, step.options)
+        except ValueError as error:
+            raise ClipsiftError(f"selection: {step.name}: {error}") from error
+
+    def sample(self, wanted: int, seed: int) -> list[Path]:
+        """Arrays of image features of about ``wanted`` usable rows of the whole pool, at random, a file each."""
+        numbers = range(rank(), len(self.files), world_size())
+        masks = {number: np.ones(self.files[number].num_rows(), bool) for number in numbers}
+        left = self._left("sample", masks, seed)
+        return sample_images(left, wanted, left.folder / "rows")
+
+    def _left(self, name: str, masks: Mapping[int, np.ndarray], seed: int) -> LeftRows:
+        folder = self._folder / (self.identity or "new") / name
+        return LeftRows(
+            FilesLeft(tuple(self.files), folder, self.normalise),
+            write_left(folder, masks, len(self.files)),
+            list(masks),
+            folder,
+            seed,
+            self.device,
+            self.engine,
+            self.target,
+            self.moment,
+        )
+
+    def kept_of(self, step: Step, rows: np.ndarray, num_pool: int, seed: int) -> np.ndarray:
+        """(m,) bool, which of the pool's ``rows`` (m,) ascending, the same on every rank, such a method keeps."""
+        bounds, masks = np.searchsorted(rows, self._starts), {}
+        for number in range(rank(), len(self.files), world_size()):
+            masks[number] = np.zeros(int(self._starts[number + 1] - self._starts[number]), bool)
+            masks[number][rows[bounds[number] : bounds[number + 1]] - self._starts[number]] = True
+        shares = gather_objects(self.kept_rows(step, masks, num_pool, seed))
+        found = [self._starts[number] + kept for share in shares for number, kept in share.items()]
+        return np.isin(rows, np.concatenate([np.empty(0, np.int64), *found]))
+
     def candidates(self, rows: np.ndarray, needs: tuple[str, ...], seed: int) -> tuple[Candidates, np.ndarray]:
         """Of ``rows`` (m,) ascending, those whose features are finite and not zero, and the (m,) mask of these.
 
@@ -57,10 +116,9 @@ class PoolFeatures:
         Raises :class:`ClipsiftError` for files that cannot be read or differ in width.
         """
         self.close()
-        towers = tuple(need for need in needs if need != MOMENT)
-        stores = self._create(rows, towers)
+        stores = self._create(rows, needs)
         usable = np.zeros(len(rows), np.int64)
-        for span, parts in self._read(rows, towers):
+        for span, parts in self._read(rows, needs):
             usable[span] = ~np.any([bad_rows(part) for part in parts.values()], axis=0)
             for tower, part in parts.items():
                 if part.shape[1] != stores[tower].shape[1]:
@@ -73,12 +131,13 @@ class PoolFeatures:
         if not chosen.all():
             on_rank_zero(lambda: _close_up(list(stores.values()), chosen))
         num_usable = int(np.count_nonzero(chosen))
-        placed = {tower: self._placed(torch.from_numpy(store[:num_usable])) for tower, store in stores.items()}
+        towers_found = {
+            tower: placed(torch.from_numpy(store[:num_usable]), self.device) for tower, store in stores.items()
+        }
         empty = torch.empty(num_usable, 0)
-        image, text = placed.get("image", empty), placed.get("text", empty)
-        device = next(iter(placed.values()), empty).device
-        moment = self.moment().to(device) if MOMENT in needs else None
-        found = Candidates(image, text, seed, target=lambda name: self.target(name).to(device), moment=moment)
+        image, text = towers_found.get("image", empty), towers_found.get("text", empty)
+        device = next(iter(towers_found.values()), empty).device
+        found = Candidates(image, text, seed, target=lambda name: self.target(name).to(device))
         return found, chosen
 
     def close(self) -> None:
@@ -134,11 +193,6 @@ class PoolFeatures:
             if span.stop > span.start:
                 local = rows[span] - self._starts[number]
                 yield span, {tower: getattr(self.files[number], tower)()[local] for tower in towers}
-
-    def _placed(self, features: Tensor) -> Tensor:
-        if self.device.type == "cuda" and features.nbytes < GPU_SHARE * torch.cuda.mem_get_info(self.device)[0]:
-            return features.to(self.device)
-        return features
 
 
 def _close_up(stores: Sequence[np.memmap], chosen: np.ndarray) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 from clipsift_common.errors import ClipsiftError
 from selection.methods import METHODS
 from selection.recipe.step import Step, with_distinct_names
-from selection.registry import MOMENT
 from selection.scores import SCORES
 from selection.scoring.column import Column
 
@@ -100,7 +99,7 @@ class ParsedRecipe:
         """Which of image and text features any step looks at."""
         methods = (METHODS[step.method].needs for step in self.steps if step.method)
         needs = {need for column in self.columns for need in column.needs} | {need for part in methods for need in part}
-        return frozenset("image" if need == MOMENT else need for need in needs)
+        return frozenset(needs)
 
     @property
     def gathers_features(self) -> bool:
@@ -111,11 +110,13 @@ class ParsedRecipe:
     def num_streamed(self) -> int:
         """How many steps, from the first, can be taken without all samples' scores in one place.
 
-        That are those before the first set method; none with a combination of scores, which compares the whole pool's.
+        That are those before the first set method that wants all in memory; none with a combination of scores, which
+        compares the whole pool's.
         """
         if any(step.column and step.column.of for step in self.steps):
             return 0
-        return next((number for number, step in enumerate(self.steps) if step.method), len(self.steps))
+        in_memory = (number for number, step in enumerate(self.steps) if step.method and not step.by_file)
+        return next(in_memory, len(self.steps))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for provenance."""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from clipsift_common.errors import ClipsiftError
+from clipsift_common.files import fingerprint
 from selection.methods import METHODS
 from selection.options import infinity_as_word
 from selection.recipe.top import keep_datacomp, keep_threshold, keep_top, num_to_keep
@@ -92,6 +93,11 @@ class Step:
         return Column(self.name, self.score, self.options, self.of)
 
     @property
+    def by_file(self) -> bool:
+        """Whether it is a method that works by file, and not on samples in memory."""
+        return bool(self.method) and METHODS[self.method].by_file
+
+    @property
     def targets(self) -> list[str]:
         """All target sets that scores and method compare with."""
         leaves = self.column.leaves() if self.column else ()
@@ -111,6 +117,10 @@ class Step:
             return int(self.count)
         assert self.keep is not None
         return num_to_keep(num_pool, float(self.keep))
+
+    def seed(self, seed: int) -> int:
+        """The seed of a method, non-negative, of that of the run."""
+        return int(fingerprint([seed, self.name]), 16) % (1 << 63)
 
     def as_yaml(self) -> dict[str, Any]:
         """The mapping that it is parsed from."""

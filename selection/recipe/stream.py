@@ -47,9 +47,10 @@ def choose(
     """Write the subset file ``out`` that ``recipe`` makes of the score files ``paths``; a collective call.
 
     Files are split over ranks, and the result does not depend on how. Memory is a bit per row, one score file, and a
-    bounded number of uids. From a step on that looks at many samples at once (a set method; any combination of scores
-    makes it the first step) those that are left are held in memory, and what follows is :func:`apply_recipe` with
-    ``features`` and ``seed``. Choosing starts anew after a restart.
+    bounded number of uids; set methods that work by file get their rows from ``features``. From a step on that wants
+    many samples in memory (a set method of the other kind; any combination of scores makes it the first step) those
+    that are left are held, and what follows is :func:`apply_recipe` with ``features`` and ``seed``. Choosing starts
+    anew after a restart, but for the units that a method by file has done.
 
     Returns:
         What :func:`apply_recipe` tells about its steps and operations, with ``num_kept`` and ``num_unique``, and
@@ -65,9 +66,17 @@ def choose(
             file.keep(within.multiplicity(file.uids()) > 0)
     num_pool = _num_left(mine)
     streamed = recipe.steps[: recipe.num_streamed]
-    steps = [_take_step(step, mine, num_pool) for step in streamed]
+    steps = []
+    for step in streamed:
+        if step.method:
+            assert features is not None
+            steps.append(_take_method(step, mine, num_pool, features, seed))
+        else:
+            steps.append(_take_step(step, mine, num_pool))
     if len(streamed) == len(recipe.steps):
         about: dict[str, Any] = {"num_pool": num_pool, "steps": steps} | _write(mine, recipe, out)
+        if features:
+            features.close()
         _warn_of_repeats(about)
         return about
     rest = replace(recipe, steps=recipe.steps[len(streamed) :], within=None)
@@ -118,6 +127,22 @@ def _take_step(step: Step, mine: list[ScoreFile], num_pool: int) -> dict[str, An
     record = {"name": step.name, "score": step.score, "keep": step.keep or step.count, "num_kept": num_kept}
     record |= {"drops_none": drops_none(step, num_before, num_kept)}
     return record | {"threshold": threshold, "last_tie": cut.last_uid, "options": step.options}
+
+
+def _take_method(
+    step: Step, mine: list[ScoreFile], num_pool: int, features: FeatureSource, seed: int
+) -> dict[str, Any]:
+    num_before = _num_left(mine)
+    kept = features.kept_rows(step, {file.number: file.left for file in mine}, num_pool, seed)
+    for file in mine:
+        chosen = np.zeros(file.num_rows, bool)
+        chosen[kept[file.number]] = True
+        file.keep(chosen[file.left])
+    num_kept = _num_left(mine)
+    logger.info("select: %s keeps %s of %s", step.name, f"{num_kept:,}", f"{num_pool:,}")
+    record = {"name": step.name, "score": step.method, "keep": step.keep or step.count, "num_kept": num_kept}
+    record |= {"drops_none": drops_none(step, num_before, num_kept)}
+    return record | {"threshold": None, "options": step.options}
 
 
 def _cut(step: Step, columns: list[_Column], num_pool: int) -> Cut:

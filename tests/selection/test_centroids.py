@@ -50,7 +50,7 @@ def test_a_large_pool_is_sampled(pool: Pool, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("selection.centroids.SAMPLES_PER_CENTROID", 5)
     monkeypatch.setattr("selection.centroids.kmeans", lambda rows, k, seed: seen.append(len(rows)) or rows[:k].float())
     make_centroids(pool, "l14", 4, tmp_path / "out.npy", CPU)
-    assert seen[0] in (19, 20)  # 5 for each cluster, one of which may be the unusable row
+    assert 9 <= seen[0] <= 31  # about 5 for each cluster: four standard deviations of that
     assert kmeans.SAMPLES_PER_CENTROID == 256
 
 
