@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import methodcaller
@@ -24,8 +23,6 @@ from selection.scores import SCORES
 from selection.scoring.column import Column, by_content
 from selection.scoring.files import LostRows, ScoreFile, lost_rows_of, write_score_file
 from selection.uids import repeats
-
-logger = logging.getLogger("clipsift")
 
 BLOCK_ROWS = 32768  # the s-CLIPLoss batch: a block smaller than this would get a smaller normaliser
 
@@ -121,7 +118,7 @@ def write_scores(files: Sequence[FeatureRows], plan: ScorePlan, folder: Path) ->
             if all(lost_rows_of(path, parent) is not None for path in paths):
                 progress.resume(progress.done + rows)
             else:
-                _write_block(block, content, plan, folder)
+                _write_block(block, content, plan, folder, report)
                 progress.advance(rows)
             report.samples += rows
             for file, path in zip(block, paths):
@@ -135,7 +132,7 @@ def write_scores(files: Sequence[FeatureRows], plan: ScorePlan, folder: Path) ->
     return merged
 
 
-def _write_block(block: Sequence[FeatureRows], content: str, plan: ScorePlan, folder: Path) -> None:
+def _write_block(block: Sequence[FeatureRows], content: str, plan: ScorePlan, folder: Path, report: DataReport) -> None:
     """Compute the columns that the cache does not have, then put all of them into the block's score files."""
     keys = {column.name: plan.key(column, content) for column in plan.columns}
     missing = [
@@ -144,7 +141,7 @@ def _write_block(block: Sequence[FeatureRows], content: str, plan: ScorePlan, fo
         if any(lost_rows_of(plan.cached(column, content, file), keys[column.name]) is None for file in block)
     ]
     if missing:
-        lost, features = _features(block, plan)
+        lost, features = _features(block, plan, report)
         good = ~np.any(list(lost.values()), axis=0)
         starts = np.cumsum([0, *(file.num_rows() for file in block)])
         for column in missing:
@@ -178,7 +175,9 @@ def _score(column: Column, good: np.ndarray, features: FeatureBlock, path: str) 
     return scores
 
 
-def _features(block: Sequence[FeatureRows], plan: ScorePlan) -> tuple[dict[str, np.ndarray], FeatureBlock]:
+def _features(
+    block: Sequence[FeatureRows], plan: ScorePlan, report: DataReport
+) -> tuple[dict[str, np.ndarray], FeatureBlock]:
     """(n,) masks of the block's rows that are lost, by cause, and what the plan needs of the others, on its device.
 
     Features keep the dtype of the file: in float32, a file of DataComp's medium pool would take 3 GB.
@@ -189,7 +188,7 @@ def _features(block: Sequence[FeatureRows], plan: ScorePlan) -> tuple[dict[str, 
     for tower in arrays:
         bad |= bad_norms(norms[tower])
         if not plan.normalise:
-            _warn_of_lengths(block, tower, norms[tower])
+            _note_lengths(block, tower, norms[tower], report)
     lost = {"bad_features": bad, "duplicate_uid": ~bad & np.concatenate([repeats(file.uids()) for file in block])}
     good = ~(bad | lost["duplicate_uid"])
     image, text = (_on_device(arrays.pop(tower, None), good, plan) for tower in ("image", "text"))
@@ -197,19 +196,18 @@ def _features(block: Sequence[FeatureRows], plan: ScorePlan) -> tuple[dict[str, 
     return lost, FeatureBlock(image, text, seed, _Columns(block, good), plan.target)
 
 
-def _warn_of_lengths(block: Sequence[FeatureRows], tower: str, norms: np.ndarray) -> None:
+def _note_lengths(block: Sequence[FeatureRows], tower: str, norms: np.ndarray, report: DataReport) -> None:
     rows = np.flatnonzero(off_unit(norms))
     if len(rows):
         starts = np.cumsum([0, *(file.num_rows() for file in block)])
         number = int(np.searchsorted(starts, rows[0], "right")) - 1
-        logger.warning(
-            "%s: %s features are not of unit length in %s rows here and in its block (first: row %d, length %.3g); "
-            "their products are no cosines. Set selection.normalise if they should be",
+        report.note(
+            "not_unit_length",
             block[number].path,
-            tower,
-            f"{len(rows):,}",
-            rows[0] - starts[number],
-            norms[rows[0]],
+            f"row {rows[0] - starts[number]}",
+            f"{tower} features are not of unit length in {len(rows):,} rows here and in its block; first: "
+            f"{norms[rows[0]]:.3g}; their products are no cosines. Set selection.normalise if they should be",
+            len(rows),
         )
 
 

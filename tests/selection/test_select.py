@@ -199,11 +199,24 @@ def test_rows_of_another_length_are_warned_of_and_normalised_on_request(
         subset = Subset.load(Selector(selection, Pool(str(tmp_path / name / "m")), out, out, machine=machine).run())
         column = pq.read_table(out / "selection/scores/a.parquet")["clip_score"].to_numpy()
         scores[name, normalise] = (column, format_uids(subset.uids))
-        warned = "a.parquet: image features are not of unit length in 2 rows" in caplog.text
+        warned = "a.parquet row 3 (image features are not of unit length in 2 rows" in caplog.text
         assert warned == (name == "long" and not normalise)
     np.testing.assert_allclose(scores["long", True][0], scores["unit", False][0], atol=1e-3)
     assert scores["long", True][1] == scores["unit", False][1]
     assert np.abs(scores["long", False][0] - scores["unit", False][0]).max() > 0.1
+
+
+def test_rows_of_another_length_in_many_files_are_one_cause(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(12):  # a block each
+        rows = {3: np.array([0.0, 3, 0, 0]), 9: np.array([0.0, 0, 0, 0.2])}
+        write_metadata(tmp_path / "m", f"f{number:02d}", 1 + 20 * number, 20, rows=rows)
+    selection = Selection(None, "l14", [{"score": "clip_score", "keep": 0.5}], per_file=True)
+    machine = Machine(accelerator="cpu", devices=1)
+    Selector(selection, Pool(str(tmp_path / "m")), tmp_path / "run", tmp_path / "run", machine=machine).run()
+    report = read_json(tmp_path / "run" / "selection" / "data_report.json")
+    assert report["noted"] == {"not_unit_length": 24}
+    assert caplog.text.count("not of unit length") == 5
+    assert caplog.text.count("further ones are only counted") == 1
 
 
 def test_repeated_uids_are_counted_within_a_file_and_warned_of_across(
