@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from clipsift_common import files as common_files
 from clipsift_common.errors import ClipsiftError
@@ -129,6 +130,38 @@ def test_whatever_file_a_recipe_names_is_known_by_its_content(
     put(world / source, world / changed)
     with pytest.raises(ClipsiftError, match=r"other settings \(what "):
         select(world, **selection)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"score": "datacomp_basic", "language": "FILE", "keep": 0.5},
+        {
+            "score": "rank_sum",
+            "of": [{"score": "random"}, {"score": "datacomp_basic", "language": "FILE"}],
+            "keep": 0.5,
+        },
+        {"method": "clipcov", "classes": "FILE", "count": 5},
+        {"score": "normsim", "target": "trusted", "keep": 0.5},
+    ],
+)
+def test_language_models_classes_and_trusted_shards_are_known_by_content(world: Path, step: dict[str, Any]) -> None:
+    """What the identity has of them; such files need not be read for it."""
+    file = world / "file.bin"
+
+    def inputs() -> Any:
+        named = yaml.safe_load(yaml.safe_dump(step).replace("FILE", str(file)))
+        settings = Selection(features="l14", steps=[named])
+        pool = Pool(str(world / "pool"))
+        return Selector(settings, pool, world / "run", world / "cache", trusted=str(file))._inputs()
+
+    file.write_bytes(b"1" * 64)
+    before = inputs()
+    assert len(before) == 1
+    (world / "other").write_bytes(b"2" * 64)
+    put(world / "other", file)
+    assert inputs().keys() == before.keys()
+    assert inputs() != before
 
 
 def test_subset_files_of_one_name_are_told_apart(world: Path) -> None:
