@@ -16,6 +16,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from clipsift_common.errors import ClipsiftError, first_line
+from clipsift_common.progress import track
 
 VISIBLE_WITHIN = 90.0  # seconds; NFS keeps what it knows of a folder for up to 60
 FINGERPRINT_LENGTH = 16  # hex digits: 64 bits tell apart any number of files a run will ever have
@@ -184,7 +185,8 @@ class Contents:
 
         try:
             with ThreadPoolExecutor(_READERS) as readers:
-                found = dict(zip(names, readers.map(look, names, files)))
+                looks = track(readers.map(look, names, files), "look at files", len(names), "files", brief=True)
+                found = dict(zip(names, looks))
         except OSError as error:
             raise ClipsiftError(f"{source}: cannot be read ({first_line(error)})") from error
         settled = time.time_ns() - _SETTLED

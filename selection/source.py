@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from clipsift_common.distributed import on_rank_zero
 from clipsift_common.files import Contents, atomic_path, fingerprint
+from clipsift_common.progress import track
 from selection.features.files import FeatureFile, FeatureRows
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
@@ -54,7 +55,8 @@ def metadata_source(
 
     def look() -> tuple[list[str], list[list[str]], dict[str, str]]:
         with ThreadPoolExecutor(OPEN_FILES) as opened:
-            footers = list(opened.map(FeatureFile.fingerprint, files))
+            found = opened.map(FeatureFile.fingerprint, files)
+            footers = list(track(found, "look at metadata", len(files), "files", brief=True))
         local = [file.local_files() for file in files]
         paths = [path for part in local for path in part]
         return footers, local, contents.each(pool.location, paths) if paths else {}
@@ -81,7 +83,7 @@ def uid_files(index: PoolIndex, folder: Path) -> list[FeatureFile]:
     ]
 
     def write() -> None:
-        for number, file in enumerate(files):
+        for number, file in enumerate(track(files, "write uids", unit="files", brief=True)):
             if not Path(file.path).is_file():
                 rows = index.shard_rows(number)
                 with atomic_path(file.path) as temporary:

@@ -42,7 +42,8 @@ def run(arguments: list[str]) -> None:
     )
     tasks = settings.tasks.split(",") if settings.tasks else []
     if settings.download and settings.run is None and settings.model is None:
-        return download(tasks, settings.data)
+        launch(Machine(accelerator="cpu"))  # a launcher may have started several: one of them fetches
+        return on_rank_zero(partial(download, tasks, settings.data))
     if (settings.run is None) == (settings.model is None):
         raise ClipsiftError("say either --run RUN_DIR or --model NAME_OR_JSON with --pretrained TAG_OR_FILE")
     out = settings.out or (f"{settings.run}/evaluation" if settings.run else None)

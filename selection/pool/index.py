@@ -23,6 +23,7 @@ from clipsift_common.data_report import DataReport
 from clipsift_common.distributed import on_rank_zero
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import Contents, fingerprint, read_json, wait_for
+from clipsift_common.progress import track
 from clipsift_common.tar_samples import split_name
 from selection.pool.build import FORMAT, build_index, is_whole, samples_fingerprint
 from selection.pool.left_out_report import logged_report
@@ -332,4 +333,5 @@ class PoolIndex:
 
 def _stamps(shards: Sequence[Shard]) -> list[Stamp]:
     with ThreadPoolExecutor(16) as threads:  # a request each, where shards are remote
-        return list(threads.map(lambda shard: stamp(shard.url), shards))
+        stamps = threads.map(lambda shard: stamp(shard.url), shards)
+        return list(track(stamps, "look at shards", len(shards), "shards", brief=True))

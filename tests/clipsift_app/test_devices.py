@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from clipsift_app.doctor.step import Material, _Trial
 from clipsift_app.parsing import parse_run
 from clipsift_common.clip import LoadedCLIP, create_clip, evaluation_transform, get_tokenizer
 from clipsift_common.launch import join, launch
-from clipsift_common.machine import LaunchedMachine, Machine
+from clipsift_common.machine import LaunchedMachine, Machine, num_workers
 from evaluation import evaluate
 from helpers.machines.launchers import become, gpus, srun  # noqa: F401 - a fixture
 from helpers.workspace import write_workspace
@@ -62,6 +63,7 @@ def test_every_stage_of_every_rank(
 
     monkeypatch.setattr(selection.selector, "load_target", load_target)
     gpus(8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(96)))
     for rank in range(8):
         become(monkeypatch, srun(rank, 8))
         machine, place = join(Machine(), srun(rank, 8), 8)
@@ -80,6 +82,7 @@ def test_every_stage_of_every_rank(
         devices.append(_Trial(run, here, material).device)
         assert devices == [torch.device("cuda", rank)] * 6
         devices.clear()
+        assert (num_workers(None, here), num_workers(3, here)) == (12, 3)  # an eighth of the node's cores
 
 
 def test_a_single_process_makes_its_gpu_the_current_one(

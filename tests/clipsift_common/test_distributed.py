@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch.distributed as dist
 
 from clipsift_common import distributed
 from clipsift_common.distributed import (
@@ -102,3 +103,34 @@ def test_shared_work_comes_back_in_order_and_its_error_to_all() -> None:
     for size in (1, 3):
         with pytest.raises(ClipsiftError, match="the fourth is damaged"):  # of all, or the group would say who fails
             FakeGroup[list[int]](size).run(lambda: share_out(range(7), fails))
+
+
+def test_ranks_with_gpus_wait_on_a_group_that_does_not_spin(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, object]] = []
+    used: list[object] = []
+
+    def new_group(**how: object) -> str:
+        made.append(how)
+        return "gloo beside it"
+
+    def collective(*_: object, group: object, **__: object) -> None:
+        used.append(group)
+
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_backend", lambda: "nccl")
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 1)
+    monkeypatch.setattr(dist, "new_group", new_group)
+    for name in ("barrier", "broadcast_object_list", "all_gather_object", "all_reduce"):
+        monkeypatch.setattr(dist, name, collective)
+    distributed._gloo_beside.cache_clear()
+    try:
+        barrier()
+        broadcast_object(1)
+        on_rank_zero(rank)
+        gather_objects(1)
+        sum_over_ranks(np.ones(1))
+    finally:
+        distributed._gloo_beside.cache_clear()
+    assert used == ["gloo beside it"] * 5
+    assert made == [{"backend": "gloo", "timeout": distributed.TIMEOUT}]  # not gloo's own half an hour

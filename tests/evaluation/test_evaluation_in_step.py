@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from clipsift_common.errors import ClipsiftError
 from evaluation import TASKS, evaluate
+from evaluation.class_prompts import class_prompt_features
 from helpers.colours import picture, sample, toy_clip, write_flickr
 from helpers.evaluation_sets import write_archive, write_task
 from helpers.machines.fake_group import FakeGroup, machine_here
@@ -56,3 +58,12 @@ def test_all_kinds_of_tasks(tmp_path: Path) -> None:
     assert "2 of 8 evaluation tasks failed" in alone[0]
     assert results(tmp_path / "8") == results(tmp_path / "1")
     group.check_files(readers=2)
+
+
+def test_class_prompts() -> None:
+    def features() -> torch.Tensor:
+        return class_prompt_features("vtab/caltech101", toy_clip(), torch.device("cpu"))
+
+    expected, found = features(), FakeGroup[torch.Tensor](8).run(features)
+    torch.testing.assert_close(found[0], expected, rtol=0, atol=1e-6)
+    assert all(torch.equal(other, found[0]) for other in found)

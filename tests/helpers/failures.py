@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import time
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -15,27 +13,6 @@ import torch
 from training import metrics
 
 _NO_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation"
-
-
-class Fills(L.Callback):
-    """Fills the disk that ``folder`` is on, really, but for ``left`` bytes, after ``step`` steps or at the end."""
-
-    def __init__(self, folder: str, step: int, left: int = 0) -> None:
-        self.filler, self.step, self.left = Path(folder) / "filler", step, left
-
-    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        if trainer.global_step == self.step:
-            self._fill(trainer)
-
-    def on_train_end(self, trainer: L.Trainer, *_: Any) -> None:
-        self._fill(trainer)
-
-    def _fill(self, trainer: L.Trainer) -> None:
-        if trainer.is_global_zero:
-            with suppress(OSError), open(self.filler, "wb", buffering=0) as handle:
-                while True:
-                    handle.write(b"a" * 4096)
-            os.truncate(self.filler, self.filler.stat().st_size - self.left)
 
 
 class Fails(L.Callback):
