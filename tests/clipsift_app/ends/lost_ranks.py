@@ -34,10 +34,11 @@ def start(folder: Path, name: str, how: str = "", rank: int = 0, launcher: Launc
 
 
 def wait_for_rows(metrics: Path) -> None:
-    """Until some steps are done."""
+    """Until four steps are done, and a rank that is to be stuck then has had the time."""
     give_up = time.monotonic() + 300
-    while not (metrics.is_file() and len(metrics.read_text().splitlines()) > 3) and time.monotonic() < give_up:
+    while not (metrics.is_file() and len(metrics.read_text().splitlines()) > 4) and time.monotonic() < give_up:
         time.sleep(0.1)
+    time.sleep(2)
 
 
 def end(ranks: Forked, seconds: float, since: float | None, metrics: Path) -> dict[str, Any]:
