@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,20 @@ def test_what_the_dockerfile_copies_and_installs_is_there() -> None:
     steps = [line.split(maxsplit=1) for line in lines if line and not line.startswith("#")]
     assert steps[0][0] == "FROM"
     assert {word for word, _ in steps} <= {"FROM", "RUN", "COPY", "ENV", "WORKDIR", "ENTRYPOINT"}
-    (pip,) = [rest for word, rest in steps if word == "RUN" and "pip" in rest]
-    words = shlex.split(pip)
-    assert (REPOSITORY / words[words.index("--requirement") + 1]).is_file()
+    dependencies, program = (shlex.split(rest) for word, rest in steps if word == "RUN" and "pip" in rest)
+    copies = [shlex.split(rest) for word, rest in steps if word == "COPY"]
+    copied = {source for *sources, _ in copies for source in sources}
+    assert dependencies[dependencies.index("--requirement") + 1] in copied
+    assert program[-1] == "."
+    assert all((REPOSITORY / source).exists() for source in copied)
+    for *sources, place in copies:  # Docker copies what is in a folder, not the folder
+        assert not any((REPOSITORY / source).is_dir() for source in sources) or place == f"./{sources[0]}"
+    with open(REPOSITORY / "pyproject.toml", "rb") as handle:
+        project = tomllib.load(handle)
+    built = project["tool"]["setuptools"]
+    needed = {package.partition(".")[0] for package in built["packages"]} | set(built["package-dir"].values())
+    needed |= {f"{module}.py" for module in built["py-modules"]} | {"pyproject.toml", project["project"]["readme"]}
+    assert needed | set(project["project"]["license-files"]) <= copied
     assert yaml.safe_load(dict(steps)["ENTRYPOINT"]) == ["clipsift"]
 
 
