@@ -8,11 +8,9 @@ if TYPE_CHECKING:
     from selection.features.arrays import Arrays as Arrays
     from selection.kernels.logsumexp import contrastive_normaliser as contrastive_normaliser
     from selection.methods.clipcov import clipcov as clipcov
+    from selection.methods.hard_cap_sampling import hard_cap_sampling as hard_cap_sampling
     from selection.methods.semdedup import semdedup as semdedup
-    from selection.methods.soft_cap_sampling import (
-        hard_cap_sampling as hard_cap_sampling,
-        soft_cap_sampling as soft_cap_sampling,
-    )
+    from selection.methods.soft_cap_sampling import soft_cap_sampling as soft_cap_sampling
     from selection.methods.vas_d import vas_d as vas_d
     from selection.pool.index import PoolIndex as PoolIndex
     from selection.pool.location import Pool as Pool
@@ -36,7 +34,7 @@ _HOMES = {
     "clip_score": "selection.scores.clip_score",
     "clipcov": "selection.methods.clipcov",
     "contrastive_normaliser": "selection.kernels.logsumexp",
-    "hard_cap_sampling": "selection.methods.soft_cap_sampling",
+    "hard_cap_sampling": "selection.methods.hard_cap_sampling",
     "normsim": "selection.scores.normsim",
     "s_cliploss": "selection.scores.s_cliploss",
     "second_moment": "selection.scores.vas",

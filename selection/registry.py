@@ -6,7 +6,9 @@ better, always.
 
 A set method is one module of :mod:`selection.methods`: a pure function, and a registered form of it that takes
 :class:`Candidates` first; its other parameters are the options, except ``size``, which is what ``keep`` or ``count``
-says. It returns (m,) counts: bool for a method that keeps or drops, integers for one that may repeat samples.
+says. It returns (m,) counts: bool for a method that keeps or drops, integers for one that may repeat samples. One that
+looks at scores alone may take :class:`ScoreParts` instead (``by_part``) and give the counts of each of them in order:
+then nobody holds all.
 
 A set method whose memory must not grow with the pool is registered ``by_file``: it takes :class:`LeftRows` instead, on
 all ranks, and returns the rows that it keeps of each of the rank's files.
@@ -17,15 +19,18 @@ adding a file is all that a new one needs. Take :data:`SCORES` and :data:`METHOD
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from clipsift_common.distributed import alone
 from clipsift_common.engines.base import Engine
 from clipsift_common.errors import ClipsiftError
 from selection.options import check_options, options_of
@@ -178,6 +183,50 @@ class LeftRows:
     moment: Callable[[], Tensor]
 
 
+PART_ROWS = 1 << 20  # of scores in memory, when they are taken by parts
+
+
+@dataclass(frozen=True)
+class ScorePart:
+    """Scores of candidates that follow one another: the place of the first among all, and (n,) finite scores."""
+
+    first: int
+    scores: Callable[[], np.ndarray]
+
+
+@dataclass(frozen=True)
+class ScoreParts:
+    """The scores of this rank's candidates by parts, each of them on one rank only.
+
+    Attributes:
+        parts: in order.
+        num: candidates of all ranks.
+        seed: non-negative.
+        scratch: an empty folder that all ranks see, of the step's own.
+    """
+
+    parts: Sequence[ScorePart]
+    num: int
+    seed: int
+    scratch: Path
+
+    @classmethod
+    def of(cls, scores: np.ndarray, seed: int, scratch: Path) -> ScoreParts:
+        """(n,) finite scores in memory as parts."""
+        starts = range(0, len(scores), PART_ROWS)
+        parts = [ScorePart(start, partial(scores.__getitem__, slice(start, start + PART_ROWS))) for start in starts]
+        return cls(parts, len(scores), seed, scratch)
+
+
+def counts_in_memory(
+    function: Callable[..., Iterator[np.ndarray]], scores: np.ndarray, seed: int, **options: Any
+) -> np.ndarray:
+    """(n,) int64 counts that ``function`` gives for parts of (n,) finite scores, in this process alone."""
+    with alone(), TemporaryDirectory() as scratch:
+        parts = ScoreParts.of(scores, seed, Path(scratch))
+        return np.concatenate([np.empty(0, np.int64), *function(parts, **options)])
+
+
 @dataclass(frozen=True)
 class MethodSpec:
     """A registered method: what it ``needs`` of the features, whether it chooses by a score column, and its options."""
@@ -186,6 +235,7 @@ class MethodSpec:
     function: Callable[..., Any]
     needs: tuple[str, ...]
     by_score: bool
+    by_part: bool  # whether it takes ScoreParts, and yields counts
     repeats: bool  # whether counts may be above 1
     by_file: bool  # takes LeftRows, on all ranks, instead of Candidates, on the first alone
     sized: bool  # whether the recipe says how many
@@ -199,6 +249,9 @@ class MethodSpec:
     def __call__(self, candidates: Candidates, size: int | None, options: Mapping[str, Any]) -> np.ndarray:
         """(m,) int64 counts; ``size`` is None for a method that decides itself how many stay."""
         sized = {"size": size} if self.sized else {}
+        if self.by_part:
+            assert candidates.scores is not None
+            return counts_in_memory(self.function, candidates.scores, candidates.seed, **sized, **options)
         counts = torch.as_tensor(self.function(candidates, **sized, **options)).cpu().numpy()
         if counts.shape != (len(candidates),):
             raise ValueError(f"method {self.name}: returned {counts.shape} for {len(candidates)} samples")
@@ -219,6 +272,7 @@ def register_method(
     name: str,
     needs: tuple[str, ...] = (),
     by_score: bool = False,
+    by_part: bool = False,
     repeats: bool = False,
     by_file: bool = False,
     version: int = 1,
@@ -226,7 +280,11 @@ def register_method(
     """Make a function on :class:`Candidates` known to recipes as ``method: name``; ``version`` as of scores.
 
     ``by_file``: it is one on :class:`LeftRows`, which all ranks call, and returns ascending rows by number of file.
+    ``by_part``: it takes :class:`ScoreParts`, all ranks together; only for one that samples by score, with ``repeats``,
+    and so comes last.
     """
+    if by_part and not (by_score and repeats and not needs):
+        raise ValueError(f"method {name}: by_part goes with by_score and repeats, and with no features")
 
     def enter(function: MethodFunction) -> MethodFunction:
         if name in METHODS:
@@ -234,7 +292,7 @@ def register_method(
         options = options_of(function)
         sized = "size" in options
         options.pop("size", None)
-        METHODS[name] = MethodSpec(name, function, needs, by_score, repeats, by_file, sized, options, version)
+        METHODS[name] = MethodSpec(name, function, needs, by_score, by_part, repeats, by_file, sized, options, version)
         return function
 
     return enter

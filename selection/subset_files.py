@@ -14,7 +14,8 @@ from clipsift_common.progress import Progress
 from selection.subset import Subset
 from selection.uids import UID_DTYPE, search_uids, sort_uids
 
-RUN_UIDS = 1 << 23  # sorted in memory at a time: 128 MiB, and as much again twice while sorting
+RUN_UIDS = 1 << 22  # sorted in memory at a time: 64 MiB, and as much again four times while sorting
+OPEN_RUNS = 256  # merged at a time: each is an open file
 STRETCH_UIDS = 1 << 22  # merged in memory at a time
 _STRIDE = 1 << 12  # one uid in so many is looked at to find stretches of equal size
 
@@ -39,6 +40,19 @@ class Runs:
         if self._num_pending:
             Subset(np.concatenate(self._pending)).save(self.folder / f"{self.prefix}-{self._num_runs:06d}.npy")
             self._pending, self._num_pending, self._num_runs = [], 0, self._num_runs + 1
+
+
+def few_runs(folder: Path) -> list[Path]:
+    """The runs in ``folder``, merged into larger ones until there are at most :data:`OPEN_RUNS`."""
+    paths, number = sorted(folder.iterdir()), 0
+    while len(paths) > OPEN_RUNS:
+        some, paths = paths[:OPEN_RUNS], paths[OPEN_RUNS:]
+        paths.append(folder / f"merged-{number:06d}.npy")
+        combine(paths[-1], [Subset.load(run).uids for run in some])
+        for run in some:
+            run.unlink()
+        number += 1
+    return paths
 
 
 @dataclass

@@ -20,6 +20,7 @@ from clipsift_common.distributed import waiting_group
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.machine import num_threads
 from selection.kernels.checks import unit_rows
+from selection.kernels.hashing import hash64
 from selection.kernels.tiles import full_precision
 from selection.kernels.transfer import sent
 from selection.recipe.step import Step
@@ -28,7 +29,6 @@ from selection.registry import FeatureBlock
 from selection.scores import SCORES
 from selection.settings import Precision, Selection, Teacher
 from selection.uids import UID_DTYPE
-from training.loading.permutation import hash64
 from training.loading.transform import normalise
 
 # Captions by which two tokenizers are told apart; the last is longer than any context.

@@ -45,4 +45,24 @@ def part(columns: Sequence[str], steps: Callable[[int], list[dict[str, Any]]], p
     return Part(partial(score_files, columns), partial(chosen, steps), sizes, processes)
 
 
-PARTS = {"top": part(["random"], top, 2)}
+def top_of_rank_sum(rows: int) -> list[dict[str, Any]]:
+    of = [{"score": "random", "name": name} for name in ("a", "b")]
+    return [{"score": "rank_sum", "of": of, "keep": 0.2}]
+
+
+def soft_caps(rows: int) -> list[dict[str, Any]]:
+    """As many draws as rows, in a thousand batches, as the paper's 128 M in 1,280."""
+    method = {"method": "soft_cap_sampling", "count": rows, "batch_size": rows // 1000, "alpha": 0.15}
+    return [method | {"of": {"score": "random"}}]
+
+
+def hard_caps(rows: int) -> list[dict[str, Any]]:
+    return [{"method": "hard_cap_sampling", "count": rows, "cap": 15, "of": {"score": "random"}}]
+
+
+PARTS = {
+    "top": part(["random"], top, 2),
+    "rank_sum": part(["a", "b"], top_of_rank_sum, 2),
+    "soft_caps": part(["random"], soft_caps, 1),
+    "hard_caps": part(["random"], hard_caps, 1),
+}

@@ -1,15 +1,21 @@
-"""Sampling a training run's draws by score, with repeats held down (FLYT, arXiv 2503.08805): soft and hard caps."""
+"""Sampling a training run's draws by score, with repeats held down (FLYT, arXiv 2503.08805): soft caps."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 
-from clipsift_common.progress import track
+from clipsift_common.distributed import rank, sum_over_ranks
 from selection.kernels.arrays import on_tensors
+from selection.kernels.batches import Draws, batch_ends
+from selection.kernels.clocks import log_exponentials
+from selection.kernels.cut import Cut, find_cut
+from selection.methods.sampling import Logits, check_size, counts_of_all, highest, uids_of_keys
 from selection.options import PositiveInt, Range
-from selection.registry import Candidates, register_method
+from selection.registry import ScoreParts, register_method
 
 
 @on_tensors
@@ -27,70 +33,67 @@ def soft_cap_sampling(
         alpha: 0 draws every batch alike; the larger, the more even the counts. The paper's released run used 0.15.
         batch_size: draws between two updates, the paper's 100,000 (of 128 M samples); at most the finite scores.
 
+    Time grows with samples and draws (see :mod:`selection.kernels.batches`), memory with ``batch_size``.
+
     Raises:
         ValueError: no size, a negative alpha, or a batch larger than the number of samples.
     """
-    logits = _logits(scores, size)
+    return counts_of_all(scores, soft_cap_sampling_method, seed, size=size, alpha=alpha, batch_size=batch_size)
+
+
+@register_method("soft_cap_sampling", by_score=True, by_part=True, repeats=True, version=2)
+def soft_cap_sampling_method(
+    parts: ScoreParts, size: int, alpha: Annotated[float, Range(0)] = 0.15, batch_size: PositiveInt = 100_000
+) -> Iterator[np.ndarray]:
+    check_size(size)
     if alpha < 0:
         raise ValueError(f"alpha must not be negative, got {alpha}")
-    if not 1 <= batch_size <= np.isfinite(logits).sum():
-        raise ValueError(f"batch_size {batch_size} is outside 1..{np.isfinite(logits).sum()}, the finite scores")
-    generator = np.random.default_rng(seed)
-    counts = np.zeros(len(logits), np.int64)
-    for start in track(range(0, size, batch_size), "soft cap sampling", unit="batches", brief=True):
-        num = min(batch_size, size - start)
-        # the largest of logit + Gumbel noise are a draw without replacement from the softmax
-        keys = logits - np.log(generator.standard_exponential(len(logits)))
-        drawn = np.argpartition(keys, len(keys) - num)[len(keys) - num :]
-        counts[drawn] += 1
-        logits[drawn] -= alpha
-    return counts
+    if not 1 <= batch_size <= parts.num:
+        raise ValueError(f"batch_size {batch_size} is outside 1..{parts.num}, the finite scores")
+    draws, top = Draws(alpha, parts.seed), highest(parts)
+    own = parts.scratch / f"{rank():06d}"
+    own.mkdir()
+    logits = [Logits(part, top) for part in parts.parts]
+    ends = batch_ends(draws, (part() for part in logits), size // batch_size, batch_size, own)
+    drawn = [_Drawn(own / f"{number}.npy", part, draws) for number, part in enumerate(logits)]
+    for part in drawn:
+        part.draw(ends)
+    if rest := size % batch_size:
+        last = find_cut(drawn, rest, dtype=np.float64)
+        for part in drawn:
+            part.draw_last(last)
+    total = sum_over_ranks(np.array([sum(int(part.counts().sum()) for part in drawn)]))
+    assert total[0] == size, "clocks differ between two passes over them"
+    return (part.counts() for part in drawn)
 
 
-@on_tensors
-def hard_cap_sampling(scores: np.ndarray, size: int, cap: int, seed: int = 0) -> np.ndarray:
-    """(n,) int64 counts per sample, ``size`` in all: HCS.
+class _Drawn:
+    """The counts of a part's samples, in a file; for :func:`find_cut`, their clocks in the last batch.
 
-    Draws with replacement from softmax(``scores``); a sample that has ``cap`` copies is drawn no more, and one with a
-    score that is not finite never. Raises ValueError if ``size`` or ``cap`` is not positive, or the cap leaves no room.
+    That one is smaller than those before, so its clocks are drawn afresh: what is left of the old ones may be less than
+    they resolve, where a batch takes samples of very different rates.
     """
-    logits = _logits(scores, size)
-    open_samples = np.flatnonzero(np.isfinite(logits))
-    if cap < 1 or size > cap * len(open_samples):
-        raise ValueError(f"cap {cap} on {len(open_samples)} finite scores leaves no room for {size} draws")
-    generator = np.random.default_rng(seed)
-    counts = np.zeros(len(logits), np.int64)
-    while (left := size - counts.sum()) > 0:
-        # a draw of a full sample is void, which is the same as drawing from those that are open
-        weights = np.exp(logits[open_samples] - logits[open_samples].max())
-        cumulative = weights.cumsum()
-        drawn = np.searchsorted(cumulative[:-1], generator.random(left) * cumulative[-1], side="right")
-        counts[open_samples] += np.bincount(drawn, minlength=len(open_samples))
-        np.minimum(counts, cap, out=counts)
-        open_samples = open_samples[counts[open_samples] < cap]
-    return counts
 
+    def __init__(self, path: Path, part: Logits, draws: Draws) -> None:
+        self.path, self.part, self.draws = path, part, draws
 
-def _logits(scores: np.ndarray, size: int) -> np.ndarray:
-    """A float64 copy; what is not finite can not be drawn."""
-    if size < 1:
-        raise ValueError(f"size must be positive, got {size}")
-    logits = np.array(scores, np.float64)
-    if logits.ndim != 1:
-        raise ValueError(f"scores: expected one per sample, got shape {logits.shape}")
-    logits[~np.isfinite(logits)] = -np.inf
-    return logits
+    def counts(self) -> np.ndarray:
+        """(n,) int64."""
+        return np.load(self.path).astype(np.int64)
 
+    def draw(self, ends: np.ndarray) -> None:
+        np.save(self.path, self.draws.counts(ends, *self.part()).astype(np.int32))
 
-@register_method("soft_cap_sampling", by_score=True, repeats=True)
-def soft_cap_sampling_method(
-    candidates: Candidates, size: int, alpha: Annotated[float, Range(0)] = 0.15, batch_size: PositiveInt = 100_000
-) -> np.ndarray:
-    assert candidates.scores is not None
-    return soft_cap_sampling(candidates.scores, size, alpha, batch_size, candidates.seed)
+    def draw_last(self, cut: Cut) -> None:
+        np.save(self.path, (self.counts() + cut.mask(self)[1]).astype(np.int32))
 
+    def scores(self) -> np.ndarray:
+        logits, keys = self.part()
+        clocks = log_exponentials(self.draws.seed ^ 1 << 63, keys, np.zeros(len(keys), np.int64))
+        return logits - self.draws.alpha * self.counts() - clocks
 
-@register_method("hard_cap_sampling", by_score=True, repeats=True)
-def hard_cap_sampling_method(candidates: Candidates, size: int, cap: PositiveInt = 15) -> np.ndarray:
-    assert candidates.scores is not None
-    return hard_cap_sampling(candidates.scores, size, cap, candidates.seed)
+    def uids(self, chosen: np.ndarray) -> np.ndarray:
+        return uids_of_keys(self.part()[1][chosen])
+
+    def positions(self, chosen: np.ndarray) -> np.ndarray:
+        return np.zeros(np.count_nonzero(chosen), np.uint64)

@@ -54,7 +54,8 @@ def apply_recipe(
     Args:
         uids: (n,) of the pool.
         columns: (n,) float32 scores by name of :attr:`columns`, higher is better; NaN marks a row without usable
-            features, which counts towards the pool's size and is never kept by a step.
+            features, which counts towards the pool's size and is never kept by a step. A combination that is here
+            by its name is taken as it is; any other is made over the pool.
         features: gives those of chosen rows to set methods; only needed if :attr:`gathers_features`.
         seed: of methods that draw at random.
         rows: (n,) ascending, which rows of the pool the samples are, for ``features``; default 0 to n - 1.
@@ -79,9 +80,7 @@ def apply_recipe(
             assert scores is not None
             mask = step.mask(scores, uids[left], num_pool)
             left, cut = left[mask], float(scores[mask].min()) if mask.any() else None
-        asked, what = step.keep or step.count, step.score or step.method
-        record = {"name": step.name, "score": what, "keep": asked, "num_kept": len(left), "threshold": cut}
-        done.append({**record, "drops_none": drops_none(step, num_before, len(left)), "options": step.options})
+        done.append(record_of(step, num_before, len(left), cut))
     subset, operations = Subset(uids[left]), []
     for operation, files in (
         ("union", recipe.union),
@@ -95,9 +94,17 @@ def apply_recipe(
     return subset, {"num_pool": num_pool, "steps": done, "operations": operations}
 
 
-def drops_none(step: Step, num_before: int, num_kept: int) -> bool:
+def record_of(step: Step, num_before: int, num_kept: int, threshold: float | None) -> dict[str, Any]:
+    """What a step did, for ``subset.json``; ``threshold`` is the lowest score kept, None of a method."""
+    what = {"name": step.name, "score": step.score or step.method, "keep": step.keep or step.count}
+    drops = _drops_none(step, num_before, num_kept)
+    return what | {"num_kept": num_kept, "threshold": threshold, "drops_none": drops, "options": step.options}
+
+
+def _drops_none(step: Step, num_before: int, num_kept: int) -> bool:
     """Whether a step kept all that was left to it, with a warning when it did: that is hardly what was meant."""
-    if num_kept != num_before or step.keep == 1:
+    repeats = step.method and METHODS[step.method].repeats
+    if num_kept != num_before or step.keep == 1 or repeats:
         return False
     logger.warning(
         "select: %s drops none of the %s pairs that are left; keep is a share of the whole pool, count a number of it",
@@ -110,7 +117,9 @@ def drops_none(step: Step, num_before: int, num_kept: int) -> bool:
 def _values(column: Column, columns: Mapping[str, np.ndarray], pool: np.ndarray, num_rows: int) -> np.ndarray:
     """(num_rows,) scores of a column at the rows of the pool, which a combination compares; NaN elsewhere."""
     values = np.full(num_rows, np.nan)
-    values[pool] = column.values(lambda leaf: columns[leaf.name][pool])
+    values[pool] = (
+        columns[column.name][pool] if column.name in columns else column.values(lambda leaf: columns[leaf.name][pool])
+    )
     return values
 
 

@@ -108,15 +108,20 @@ class ParsedRecipe:
 
     @property
     def num_streamed(self) -> int:
-        """How many steps, from the first, can be taken without all samples' scores in one place.
+        """How many steps, from the first, can be taken without all samples in one place.
 
-        That are those before the first set method that wants all in memory; none with a combination of scores, which
-        compares the whole pool's.
+        That are those before the first set method that wants all in memory.
         """
-        if any(step.column and step.column.of for step in self.steps):
-            return 0
-        in_memory = (number for number, step in enumerate(self.steps) if step.method and not step.by_file)
+        in_memory = (
+            number for number, step in enumerate(self.steps) if step.method and not (step.by_file or step.by_part)
+        )
         return next(in_memory, len(self.steps))
+
+    @property
+    def combinations(self) -> tuple[Column, ...]:
+        """The distinct columns of steps that are made of other columns, in order of use."""
+        used = (step.column for step in self.steps if step.column and step.column.of)
+        return tuple({column.name: column for column in used}.values())
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for provenance."""

@@ -98,6 +98,11 @@ class Step:
         return bool(self.method) and METHODS[self.method].by_file
 
     @property
+    def by_part(self) -> bool:
+        """Whether it is a method that takes scores by parts; it is the last step then."""
+        return bool(self.method) and METHODS[self.method].by_part
+
+    @property
     def targets(self) -> list[str]:
         """All target sets that scores and method compare with."""
         leaves = self.column.leaves() if self.column else ()

@@ -17,12 +17,8 @@ def rank_sum(columns: Sequence[np.ndarray]) -> np.ndarray:
     The s-CLIPLoss authors' ``sum_rank`` of two scores (arXiv 2405.19547). A sample without a finite score in every
     column has none (NaN), and counts in no rank.
     """
-    usable = _usable(columns)
-    total = np.where(usable, 0.0, np.nan)
-    for column in columns:
-        values = column[usable]
-        total[usable] += np.searchsorted(np.sort(values), values)
-    return total
+    rows = usable(columns)
+    return total(rows, [_ranks(column[rows]) for column in columns])
 
 
 def weighted_sum(
@@ -35,25 +31,51 @@ def weighted_sum(
     same everywhere is 0. A sample without a finite score in every column has none (NaN). Raises
     :class:`ClipsiftError` for another number of weights than columns.
     """
+    return weigh(columns, weights, value_ranges(columns) if normalise else None)
+
+
+def usable(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """(n,) bool, which samples have a finite score in every column."""
+    return np.logical_and.reduce([np.isfinite(column) for column in columns])
+
+
+def total(rows: np.ndarray, parts: Sequence[np.ndarray]) -> np.ndarray:
+    """(n,) float64: the sum of ``parts``, which are of the samples where ``rows`` (n,) bool, NaN elsewhere."""
+    result = np.where(rows, 0.0, np.nan)
+    for part in parts:
+        result[rows] += part
+    return result
+
+
+def value_ranges(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """(columns, 2) float64 lowest and highest of the usable scores; infinity and its negative where there are none."""
+    rows = usable(columns)
+    ends = [(column[rows].min(initial=np.inf), column[rows].max(initial=-np.inf)) for column in columns]
+    return np.array(ends, np.float64)
+
+
+def weigh(columns: Sequence[np.ndarray], weights: list[float] | None, ranges: np.ndarray | None) -> np.ndarray:
+    """(n,) :func:`weighted_sum`, given the ``ranges`` (columns, 2) that become [0, 1]; as it is without them."""
     weights = [1 / len(columns)] * len(columns) if weights is None else weights
     if len(weights) != len(columns):
         raise ClipsiftError(f"score weighted_sum: {len(weights)} weights for {len(columns)} columns")
-    usable = _usable(columns)
-    total = np.where(usable, 0.0, np.nan)
-    for column, weight in zip(columns, weights):
-        values = column[usable].astype(np.float64)
-        if normalise and len(values):
-            span = values.max() - values.min()
-            values = (values - values.min()) / (span if span > 0 else 1.0)
-        total[usable] += weight * values
-    return total
+    rows, parts = usable(columns), []
+    for number, (column, weight) in enumerate(zip(columns, weights)):
+        values = column[rows].astype(np.float64)
+        if ranges is not None:
+            low, high = ranges[number]
+            values = (values - low) / (high - low if high > low else 1.0)
+        parts.append(weight * values)
+    return total(rows, parts)
 
 
-def _usable(columns: Sequence[np.ndarray]) -> np.ndarray:
-    usable = np.ones(len(columns[0]), bool)
-    for column in columns:
-        usable &= np.isfinite(column)
-    return usable
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """(n,) int64, how many values are lower than each; sorted first, as looking up in random order misses the cache."""
+    order = np.argsort(values)
+    ordered = values[order]
+    ranks = np.empty(len(values), np.int64)
+    ranks[order] = np.searchsorted(ordered, ordered)
+    return ranks
 
 
 COMBINATIONS: dict[str, Callable[..., np.ndarray]] = {"rank_sum": rank_sum, "weighted_sum": weighted_sum}

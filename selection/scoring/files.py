@@ -56,6 +56,7 @@ class ScoreFile:
             raise self._damaged(error) from error
         self.num_left = self.num_rows
         self._left = np.packbits(np.ones(self.num_rows, bool))
+        self._added: dict[str, Path] = {}
 
     @property
     def left(self) -> np.ndarray:
@@ -63,11 +64,21 @@ class ScoreFile:
         return np.unpackbits(self._left, count=self.num_rows).view(bool)
 
     def column(self, name: str) -> np.ndarray:
-        """(num_left,) float32 scores of the rows that are left."""
-        if not self.num_left:
+        """(num_left,) scores of the rows that are left: float32, or as given to :meth:`add_column`."""
+        if name in self._added:
+            scores = np.load(self._added[name], mmap_mode="r")
+        elif self.num_left:
+            scores = self.read(name).to_numpy()
+        else:
             return np.empty(0, np.float32)
-        scores = self.read(name).to_numpy()
-        return scores if self.num_left == self.num_rows else scores[self.left]
+        return np.asarray(scores) if self.num_left == self.num_rows else scores[self.left]
+
+    def add_column(self, name: str, scores: np.ndarray, folder: Path) -> None:
+        """Have a column beside the file, in ``folder``, its own, until that is deleted: (num_left,) float64 scores."""
+        column = np.full(self.num_rows, np.nan)
+        column[self.left] = scores
+        self._added[name] = folder / f"{self.number:06d}.npy"
+        np.save(self._added[name], column)
 
     def uids(self, chosen: np.ndarray | None = None) -> np.ndarray:
         """(k,) uids of the rows that are left and ``chosen`` (num_left,) bool; by default all that are left."""

@@ -22,7 +22,7 @@ from clipsift_common.machine import Machine
 from helpers.pools import write_pool
 from selection import subset_files
 from selection.features.files import write_feature_file
-from selection.kernels import tiles
+from selection.kernels import calendar, ranks, tiles
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
 from selection.reshard import reshard
@@ -43,6 +43,21 @@ SET_STEPS = [
     {"method": "vas_d", "keep": 0.6, "steps": 7},
     {"score": "random", "keep": 0.5},
     {"method": "semdedup", "epsilon": 0.4, "clusters": 5},
+]
+
+
+TWO = [
+    {"score": "clip_score"},
+    {"score": "metadata_column", "column": "many_ties"},
+]
+DRAWS = [
+    {"score": "rank_sum", "of": TWO, "keep": 0.7},
+    {
+        "method": "soft_cap_sampling",
+        "of": {"score": "weighted_sum", "of": TWO, "weights": [2.0, 1.0]},
+        "count": 333,
+        "batch_size": 40,
+    },
 ]
 
 
@@ -81,6 +96,10 @@ def work(folder: Path, out: Path) -> None:
     tiles.ROW_TILE = 16  # so that every rank has some of the tiles
     by_sets = Selection(None, "l14", SET_STEPS, per_file=True)
     Selector(by_sets, pool, out / "sets", out / "cache", seed=3, machine=machine).run()
+    ranks.RUN_ROWS, ranks.STRETCH_VALUES, ranks._STRIDE = 50, 40, 4
+    calendar.HELD = 30
+    by_draws = Selection(None, "l14", DRAWS, per_file=True)
+    Selector(by_draws, pool, out / "draws", out / "cache", seed=3, machine=machine).run()
     index = PoolIndex.build(Pool(str(folder / "tars")), out / "cache")
     subset = Subset(np.concatenate([index.uids[::2], index.uids[::3]]))
     reshard(index, subset, out / "shards", shard_size=8)

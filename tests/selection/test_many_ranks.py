@@ -33,7 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def results(out: Path) -> dict[str, bytes]:
     """Everything that a run leaves, but for what is temporary and what holds times of change."""
-    names = [path.relative_to(out) for part in ("selection", "shards", "sets") for path in (out / part).rglob("*")]
+    parts = ("selection", "shards", "sets", "draws")
+    names = [path.relative_to(out) for part in parts for path in (out / part).rglob("*")]
     return {str(name): (out / name).read_bytes() for name in names if (out / name).is_file() and name.suffix != ".tmp"}
 
 

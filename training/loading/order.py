@@ -11,8 +11,9 @@ from functools import cached_property
 import numpy as np
 
 from clipsift_common.files import array_fingerprint, fingerprint
+from selection.kernels.hashing import hash64
 from selection.pool.index import PoolIndex
-from training.loading.permutation import Sampling, draw, hash64, permute, replacement
+from training.loading.permutation import Sampling, draw, permute, replacement
 
 _CHUNK = 1 << 20  # rows fingerprinted at a time
 _SHARDS, _INSIDE, _WHICH, _ROW, _INSTEAD = range(16, 21)  # what a hash is for, apart from permutation.py's purposes

@@ -12,6 +12,8 @@ from typing import Literal
 
 import numpy as np
 
+from selection.kernels.hashing import hash64, mix
+
 Sampling = Literal["shuffled", "resampled"]
 
 _ROUNDS = 8
@@ -73,26 +75,9 @@ def permute(values: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
 def _shift_rounds(values: np.ndarray, height: int, width: int, keys: np.ndarray) -> np.ndarray:
     down, across = np.divmod(values, width)
     for number in range(_ROUNDS // 2):
-        down = (down + _below(_mix(_mix(keys + np.uint64(2 * number)) ^ across.astype(np.uint64)), height)) % height
-        across = (across + _below(_mix(_mix(keys + np.uint64(2 * number + 1)) ^ down.astype(np.uint64)), width)) % width
+        down = (down + _below(mix(mix(keys + np.uint64(2 * number)) ^ across.astype(np.uint64)), height)) % height
+        across = (across + _below(mix(mix(keys + np.uint64(2 * number + 1)) ^ down.astype(np.uint64)), width)) % width
     return down * width + across
-
-
-def hash64(seed: int, *words: int | np.ndarray | np.integer) -> np.ndarray:
-    """64 well-mixed bits from a seed and words (integers or arrays that broadcast)."""
-    state = _mix(np.asarray(seed % 2**64, np.uint64))
-    for word in words:
-        state = _mix(state ^ np.asarray(word).astype(np.uint64))
-    return state
-
-
-def _mix(bits: np.ndarray) -> np.ndarray:
-    """Steele, Lea & Flood's SplitMix64 step (OOPSLA 2014): every input bit flips half of the output's."""
-    with np.errstate(over="ignore"):
-        bits = bits + np.uint64(0x9E3779B97F4A7C15)
-        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return bits ^ (bits >> np.uint64(31))
 
 
 def _below(bits: np.ndarray, bound: int) -> np.ndarray:

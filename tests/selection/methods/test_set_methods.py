@@ -73,7 +73,7 @@ def test_columns_are_computed_once_and_told_apart() -> None:
     assert [column.name for column in recipe.steps[1].of] == ["normsim_2", "normsim"]
     assert [step.name for step in recipe.steps] == ["normsim", "rank_sum", "soft_cap_sampling"]
     assert recipe.targets == ["a", "b"]
-    assert (recipe.num_streamed, recipe.gathers_features, recipe.needs_features) == (0, False, True)
+    assert (recipe.num_streamed, recipe.gathers_features, recipe.needs_features) == (3, False, True)
 
 
 def test_a_recipe_survives_the_way_through_settings_and_json() -> None:

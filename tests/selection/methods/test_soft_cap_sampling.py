@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from helpers.bundle import Bundle
-from selection.methods.soft_cap_sampling import hard_cap_sampling, soft_cap_sampling
+from selection.methods.hard_cap_sampling import hard_cap_sampling
+from selection.methods.soft_cap_sampling import soft_cap_sampling
 
 RUNS = 40
 CASES = ["a015_T1x", "a05_T5x_short_last", "a0_T1x", "hcs3_T1x"]

@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 
 from clipsift_common.errors import ClipsiftError
 from selection import subset_files
-from selection.recipe import cut
+from selection.kernels import calendar, cut, ranks
 from selection.recipe.apply import apply_recipe
 from selection.recipe.parsed import ParsedRecipe
 from selection.recipe.stream import choose
@@ -56,8 +56,13 @@ def some_uids(count: int, seed: int = 0, repeats: bool = True) -> np.ndarray:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits so low that every way of the streamed selection is taken."""
-    monkeypatch.setattr(cut, "GATHER_UIDS", 2)
+    monkeypatch.setattr(cut, "GATHERED", 2)
+    monkeypatch.setattr(ranks, "RUN_ROWS", 9)
+    monkeypatch.setattr(ranks, "STRETCH_VALUES", 4)
+    monkeypatch.setattr(ranks, "_STRIDE", 2)
+    monkeypatch.setattr(calendar, "HELD", 5)
     monkeypatch.setattr(subset_files, "RUN_UIDS", 7)
+    monkeypatch.setattr(subset_files, "OPEN_RUNS", 3)
     monkeypatch.setattr(subset_files, "STRETCH_UIDS", 4)
     monkeypatch.setattr(subset_files, "_STRIDE", 2)
 
@@ -73,7 +78,7 @@ def check(folder: Path, recipe: ParsedRecipe, uids: np.ndarray, columns: dict[st
     expected.save(folder / "expected.npy")
     told = choose(paths, recipe, folder / "subset.npy")
     for step in told["steps"]:
-        last = step.pop("last_tie")
+        last = step.pop("last_tie", None)
         assert last is None or parse_uids([last])[0] in uids
     assert told == about | {"num_kept": len(expected), "num_unique": len(expected.unique)}
     assert (folder / "subset.npy").read_bytes() == (folder / "expected.npy").read_bytes()
@@ -93,6 +98,72 @@ def test_ties_and_nan_as_in_memory(
     columns = {"random": np.array(first, np.float32), "random_2": np.array(first[::-1], np.float32)}
     recipe = ParsedRecipe.parse([{"score": "random"} | step for step in chosen])
     check(tmp_path_factory.mktemp("pool"), recipe, some_uids(len(first), seed), columns, file_rows)
+
+
+COMBINED = [{"score": "random"}, {"score": "random", "name": "other"}]
+NESTED = {"score": "weighted_sum", "weights": [-0.5, 2.0], "of": [{"score": "rank_sum", "of": COMBINED}, COMBINED[0]]}
+
+
+@pytest.mark.usefixtures("small")
+@settings(max_examples=40, deadline=None)
+@given(
+    first=st.lists(st.sampled_from(VALUES), min_size=4, max_size=60),
+    column=st.sampled_from(
+        [
+            {"score": "rank_sum", "of": COMBINED},
+            {"score": "rank_sum", "of": [NESTED, *COMBINED]},
+            {"score": "weighted_sum", "of": COMBINED},
+            {"score": "weighted_sum", "of": COMBINED, "normalise": False},
+            NESTED,
+        ]
+    ),
+    chosen=steps,
+    within=st.booleans(),
+    file_rows=st.integers(1, 25),
+)
+def test_combinations_as_in_memory(
+    tmp_path_factory: pytest.TempPathFactory,
+    first: list[float],
+    column: dict[str, Any],
+    chosen: dict[str, Any],
+    within: bool,
+    file_rows: int,
+) -> None:
+    """What a step before has dropped still counts in the ranks, what is not ``within`` does not."""
+    folder, uids = tmp_path_factory.mktemp("pool"), some_uids(len(first))
+    Subset(uids[: len(uids) - len(uids) // 3]).save(folder / "within.npy")
+    columns = {"random": np.array(first, np.float32), "other": np.roll(np.array(first, np.float32), 3)}
+    before = {"score": "random", "count": max(1, len(first) // 2)}
+    recipe = ParsedRecipe.parse([before, column | chosen], str(folder / "within.npy") if within else None)
+    check(folder, recipe, uids, columns, file_rows)
+
+
+@pytest.mark.usefixtures("small")
+@settings(max_examples=25, deadline=None)
+@given(
+    first=st.lists(st.sampled_from([*VALUES[:6], 2.0, 7.5, np.nan]), min_size=4, max_size=60),
+    method=st.sampled_from(
+        [
+            {"method": "soft_cap_sampling", "batch_size": 3, "alpha": 0.7},
+            {"method": "soft_cap_sampling", "batch_size": 1},
+            {"method": "hard_cap_sampling", "cap": 30},
+        ]
+    ),
+    column=st.sampled_from([{"score": "random"}, {"score": "rank_sum", "of": COMBINED}]),
+    count=st.integers(1, 100),
+    file_rows=st.integers(1, 25),
+)
+def test_draws_as_in_memory(
+    tmp_path_factory: pytest.TempPathFactory,
+    first: list[float],
+    method: dict[str, Any],
+    column: dict[str, Any],
+    count: int,
+    file_rows: int,
+) -> None:
+    columns = {"random": np.array(first, np.float32), "other": np.roll(np.array(first, np.float32), 3)}
+    steps = [{"score": "random", "keep": 0.9}, method | {"of": column, "count": count}]
+    check(tmp_path_factory.mktemp("pool"), ParsedRecipe.parse(steps), some_uids(len(first)), columns, file_rows)
 
 
 @pytest.mark.usefixtures("small")

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from training.loading.permutation import draw, hash64, places_at, replacement
+from selection.kernels.hashing import hash64
+from training.loading.permutation import draw, places_at, replacement
 
 
 def chi_squared(counts: list[int]) -> float:

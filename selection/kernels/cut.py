@@ -1,8 +1,8 @@
 """The exact cut of a top fraction over all ranks: nobody ever holds all scores.
 
-Two rounds of counting find the score at the cut: the ranks add up a histogram of the upper 16 bits of every score,
-then one of the lower 16 bits of the scores that share the upper ones of the cut. What scores exactly as the cut does is
-kept in order of uid (of repeated uids, in order of the pool), found by counting in the same way while it is much.
+Rounds of counting find the score at the cut: the ranks add up a histogram of the upper 16 bits of every score, then
+one of the next 16 bits of the scores that share the upper ones of the cut, until few are left, which are gathered. What
+scores exactly as the cut does is kept in order of uid (of repeated uids, in order of the pool), found in the same way.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import Protocol
 import numpy as np
 
 from clipsift_common.distributed import gather_objects, sum_over_ranks
+from selection.kernels.order_bits import from_order_bits, order_bits
 
-GATHER_UIDS = 1 << 20  # ties up to so many are gathered and sorted; among more, uids are counted by their digits first
+GATHERED = 1 << 20  # so many scores or ties are gathered and sorted; more are counted by their digits first
 
-_DIGIT = 1 << 16
+_DIGIT = 16  # bits
 _TIE = np.dtype([("high", "u8"), ("low", "u8"), ("position", "u8")])
 
 
@@ -25,7 +26,7 @@ class Rows(Protocol):
     """Some rows of the pool that are still in, such as those of one score file."""
 
     def scores(self) -> np.ndarray:
-        """(n,) float32."""
+        """(n,) float32 or float64, of one dtype in all parts."""
 
     def uids(self, chosen: np.ndarray) -> np.ndarray:
         """(k,) uids of the rows where ``chosen`` (n,) bool."""
@@ -38,7 +39,7 @@ class Rows(Protocol):
 class Cut:
     """Kept are the finite scores above ``score``, and those equal to it up to ``last`` in order of uid."""
 
-    score: np.float32
+    score: np.floating
     last: np.void | None = None  # of _TIE; None: all that are equal
 
     @property
@@ -57,45 +58,58 @@ class Cut:
         return scores, kept
 
 
-def find_cut(parts: Sequence[Rows], count: int, ties: bool = False) -> Cut:
+def find_cut(parts: Sequence[Rows], count: int, ties: bool = False, dtype: type[np.floating] = np.float32) -> Cut:
     """The cut that keeps the ``count`` highest finite scores over all ranks, or all when there are fewer.
 
     Args:
-        parts: this rank's rows, each of them on one rank only. They are read up to twice, a few times more when
+        parts: this rank's rows, each of them on one rank only. They are read a few times, and a few times more when
             millions of scores are equal.
         count: at least 1.
         ties: keep all that are equal to the lowest score kept, instead of exactly ``count``.
+        dtype: of all scores; a rank may have none.
     """
-    uppers = _histogram(_images(part) >> 16 for part in parts)
-    if count > uppers.sum():
-        return Cut(np.float32(-np.inf))
-    upper, needed = _from_the_top(uppers, count)
-    lowers = _histogram(image[image >> 16 == upper] & 0xFFFF for image in map(_images, parts))
-    lower, needed = _from_the_top(lowers, needed)
-    score = _score(upper << 16 | lower)
-    if ties or needed == lowers[lower]:
+    width = 8 * np.dtype(dtype).itemsize
+    upper, shift, needed, num_equal = 0, width, count, 0
+    while shift:
+        counts = _histogram(_next_digit(bits, shift - _DIGIT) for bits in _sharing(parts, upper, shift))
+        if shift == width and count > counts.sum():
+            return Cut(dtype(-np.inf))
+        digit, needed = _from_the_top(counts, needed)
+        upper, shift, num_equal = upper << _DIGIT | digit, shift - _DIGIT, int(counts[digit])
+        if shift and num_equal <= GATHERED:
+            upper, needed, num_equal = _among_few(list(_sharing(parts, upper, shift)), needed)
+            break
+    score = from_order_bits(np.array([upper], f"u{np.dtype(dtype).itemsize}"))[0]
+    if ties or needed == num_equal:
         return Cut(score)
-    return Cut(score, _last_tie(parts, score, needed, int(lowers[lower])))
+    return Cut(score, _last_tie(parts, score, needed, num_equal))
 
 
-def _images(rows: Rows) -> np.ndarray:
-    """uint32 that order as the finite scores do."""
-    scores = rows.scores()
-    bits = (scores[np.isfinite(scores)] + np.float32(0)).view(np.uint32)  # + 0: minus zero is zero
-    return np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
+def _sharing(parts: Sequence[Rows], upper: int, shift: int) -> Iterator[np.ndarray]:
+    """Of each part the order bits of finite scores that are ``upper`` above the lowest ``shift`` bits."""
+    for part in parts:
+        scores = part.scores()
+        bits = order_bits(scores[np.isfinite(scores)])
+        unsigned = bits.dtype.type
+        yield bits if shift == 8 * bits.itemsize else bits[bits >> unsigned(shift) == unsigned(upper)]
 
 
-def _score(image: int) -> np.float32:
-    """The score of an image."""
-    bits = image ^ (1 << 31) if image >> 31 else ~image & 0xFFFFFFFF
-    return np.uint32(bits).view(np.float32)
+def _next_digit(bits: np.ndarray, shift: int) -> np.ndarray:
+    return (bits >> bits.dtype.type(shift)).astype(np.int64) & ((1 << _DIGIT) - 1)
+
+
+def _among_few(found: Sequence[np.ndarray], needed: int) -> tuple[int, int, int]:
+    """The ``needed``-th highest of all ranks' bits, how many that equal it are needed, and how many there are."""
+    near = np.sort(np.concatenate([part for parts in gather_objects(found) for part in parts]))[::-1]
+    value = near[needed - 1]
+    return int(value), needed - int(np.count_nonzero(near > value)), int(np.count_nonzero(near == value))
 
 
 def _histogram(digits: Iterable[np.ndarray]) -> np.ndarray:
     """(65536,) int64 counts of 16-bit digits over all ranks."""
-    counts = np.zeros(_DIGIT, np.int64)
+    counts = np.zeros(1 << _DIGIT, np.int64)
     for part in digits:
-        counts += np.bincount(part, minlength=_DIGIT)
+        counts += np.bincount(part, minlength=1 << _DIGIT)
     return sum_over_ranks(counts)
 
 
@@ -111,10 +125,10 @@ def _from_the_bottom(counts: np.ndarray, needed: int) -> tuple[int, int]:
     return digit, needed - int(totals[digit] - counts[digit])
 
 
-def _last_tie(parts: Sequence[Rows], score: np.float32, needed: int, num_ties: int) -> np.void:
+def _last_tie(parts: Sequence[Rows], score: np.floating, needed: int, num_ties: int) -> np.void:
     """The key of rank ``needed`` (from 1) among those that score exactly ``score``."""
     digits: list[int] = []
-    while num_ties > GATHER_UIDS and len(digits) < 8:
+    while num_ties > GATHERED and len(digits) < 8:
         counts = _histogram(_digit(keys, len(digits)) for keys in _ties(parts, score, digits))
         digit, needed = _from_the_bottom(counts, needed)
         num_ties = int(counts[digit])
@@ -124,7 +138,7 @@ def _last_tie(parts: Sequence[Rows], score: np.float32, needed: int, num_ties: i
     return keys[np.lexsort((keys["position"], keys["low"], keys["high"]))[needed - 1]]
 
 
-def _ties(parts: Sequence[Rows], score: np.float32, digits: list[int]) -> Iterator[np.ndarray]:
+def _ties(parts: Sequence[Rows], score: np.floating, digits: list[int]) -> Iterator[np.ndarray]:
     """The keys of each part's rows that score ``score`` and whose uids begin with ``digits``."""
     for part in parts:
         chosen = part.scores() == score
