@@ -51,8 +51,8 @@ def choose(
     Files are split over ranks, and the result does not depend on how. Memory is a bit per row, one score file, and a
     bounded number of uids and scores; what else is needed lies on disk beside ``out`` meanwhile. Set methods that work
     by file get their rows from ``features``. From a step on that wants many samples in memory (a set method of another
-    kind) those that are left are held, and what follows is :func:`apply_recipe` with ``features`` and ``seed``. Choosing
-    starts anew after a restart, but for the units that a method by file has done.
+    kind) those that are left are held, and what follows is :func:`apply_recipe` with ``features`` and ``seed``.
+    Choosing starts anew after a restart, but for the units that a method by file has done.
 
     Returns:
         What :func:`apply_recipe` tells about its steps and operations, with ``num_kept`` and ``num_unique``, and
