@@ -14,7 +14,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -183,18 +183,20 @@ def make_batches(module: CLIPModule, size: int, context: int, pin: bool) -> list
     return batches
 
 
-def step_flops(model: str, positions: Sequence[int]) -> float:
-    """FLOP of forward and backward for one pair on average, over captions encoded in so many positions each.
+def step_flops(model: str, positions: Mapping[int, int]) -> float:
+    """FLOP of forward and backward for one pair on average, over captions encoded in so many positions: how many are.
 
     Recomputation is not counted; the loss's product is left out.
     """
     image, _ = tower_flops(model)
+    text = 0.0
     with torch.device("meta"):
         clip: Any = create_clip(model, device="meta")
-        with FlopCounterMode(display=False) as counter:
-            for length in positions:
+        for length, number in positions.items():
+            with FlopCounterMode(display=False) as counter:
                 encode_short(clip, torch.zeros(1, length, dtype=torch.long))
-    return 3 * (image + counter.get_total_flops() / len(positions))
+            text += counter.get_total_flops() * number
+    return 3 * (image + text / sum(positions.values()))
 
 
 def product_rate(device: torch.device, precision: str) -> float:
@@ -232,8 +234,8 @@ class Comparison:
             self.module = CLIPModule(name, lr=1e-4, warmup=10, **how)
             context = int(self.module.clip.context_length)
             self.batches = make_batches(self.module, options.batch, context, pin=options.device.startswith("cuda"))
-            self.flops = step_flops(name, self._positions() if trims else [context])
-            self.whole_flops = step_flops(name, [context])
+            self.flops = step_flops(name, self._positions() if trims else {context: 1})
+            self.whole_flops = step_flops(name, {context: 1})
             torch.manual_seed(0)
             self.clip = create_clip(name, output_dict=True).to(options.device)
         self.clip.set_grad_checkpointing(options.grad_checkpointing)  # type: ignore[operator]
@@ -241,9 +243,10 @@ class Comparison:
             self.clip.compile()
         self.peak = 0  # bytes of ours on a GPU
 
-    def _positions(self) -> list[int]:
+    def _positions(self) -> dict[int, int]:
         text, lengths = (self.batches[0][name] for name in ("text", "text_lengths"))
-        return [group.shape[1] for group in GroupedTexts.of(text, torch.from_numpy(lengths.values)).groups]
+        groups = GroupedTexts.of(text, torch.from_numpy(lengths.values)).groups
+        return {group.shape[1]: len(group) for group in groups}
 
     def _ours(self) -> float:
         """In whose peak open_clip's weights and the batches that lie there are, which is a constant little."""

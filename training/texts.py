@@ -17,20 +17,25 @@ STEP = 8  # a group's length is a multiple of it, so that few lengths occur and 
 
 @dataclass(frozen=True)
 class GroupedTexts:
-    """``groups``: (b / groups, l) ids each, cut behind their longest; ``order`` (b,): whose row each of them was."""
+    """``groups``: ids, (number, l) each, cut behind their longest; ``order`` (b,): whose row each of them was."""
 
     groups: list[Tensor]
     order: Tensor
 
     @classmethod
     def of(cls, text: Tensor, lengths: Tensor) -> GroupedTexts:
-        """Of (b, context) ids, on any device, and their (b,) lengths on the CPU: a GPU is not waited for."""
-        count = max(1, min(GROUPS, len(text) // LEAST))
+        """Of (b, context) ids, on any device, and their (b,) lengths on the CPU: a GPU is not waited for.
+
+        Groups of equal size by length; neighbours that would be equally long are one.
+        """
         ordered, order = lengths.sort(stable=True)
-        longest = [int(part[-1]) for part in ordered.chunk(count)]
+        sizes: dict[int, int] = {}  # by length, ascending
+        for part in ordered.chunk(max(1, min(GROUPS, len(text) // LEAST))):
+            length = min(-(-int(part[-1]) // STEP) * STEP, text.shape[1])
+            sizes[length] = sizes.get(length, 0) + len(part)
         order = sent(order, text.device)
-        rows = text[order].chunk(count)
-        return cls([part[:, : -(-length // STEP) * STEP] for part, length in zip(rows, longest)], order)
+        rows = text[order].split(list(sizes.values()))
+        return cls([group[:, :length] for group, length in zip(rows, sizes)], order)
 
     def encode(self, encode: Callable[[Tensor], Tensor]) -> Tensor:
         """(b, d) features in the rows' own order, by ``encode`` of each group's ids."""
