@@ -34,6 +34,7 @@ from clipsift_common.clip import create_clip
 from clipsift_common.machine import Machine
 from clipsift_common.quiet import quiet_libraries
 from clipsift_common.text_tower import TextLengths, encode_short
+from training.economy.texts import GroupedTexts
 from training.fit import make_fit_trainer
 from training.guard import Guard
 from training.loading.loader import GlobalBatchLoader
@@ -43,7 +44,6 @@ from training.metrics import Metrics
 from training.model import CLIPModule
 from training.schedule import parameter_groups
 from training.supervisor import Supervisor
-from training.texts import GroupedTexts
 
 # What the loop itself costs shows best where the model costs nothing; a small one is what a CPU may really train.
 ARCHITECTURES = {

@@ -12,7 +12,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from clipsift_common.distributed import TIMEOUT
-from training.checkpointing import blocks
+from training.economy.checkpointing import blocks
 
 
 class ShardedStrategy(ModelParallelStrategy):

@@ -16,12 +16,12 @@ from torch.utils.checkpoint import checkpoint
 from clipsift_common.clip import create_clip
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.text_tower import ShortTextCLIP, TextLengths, takes_short_texts
-from training.checkpointing import Checkpointing, set_checkpointing
+from training.economy.checkpointing import Checkpointing, set_checkpointing
+from training.economy.texts import GroupedTexts
 from training.fsdp import separate_whole, shard
 from training.loading.transform import normalise
 from training.loss import STARTS, Loss, contrastive_loss
 from training.schedule import learning_rate, parameter_groups
-from training.texts import GroupedTexts
 
 MAX_LOG_SCALE = math.log(100)
 _FUSED_DEVICES = ("cpu", "cuda", "xpu")  # where AdamW has a fused kernel that can be told to skip an update
@@ -50,7 +50,7 @@ class CLIPModule(L.LightningModule):
             result is that of 1.
         grad_checkpointing: recompute activations block by block in the backward pass; ``selective``: all but the
             results of matrix products and attention.
-        trim_text: encode captions in groups by length (:mod:`training.texts`), where the text tower allows it
+        trim_text: encode captions in groups by length (:mod:`training.economy.texts`), where the text tower allows it
             (:func:`clipsift_common.text_tower.takes_short_texts`) and the batch has ``text_lengths``.
         compile: use torch.compile.
         seed: of the initial weights; the same on every rank.

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from training.checkpointing import KEPT
+from training.economy.checkpointing import KEPT
 
 _ADAM_BYTES = 16  # of a parameter: float32 weight, gradient and two moments
 _LOGIT_BYTES = 24  # of a pair in the loss: similarities both ways, their softmax and gradients

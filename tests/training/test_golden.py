@@ -37,6 +37,6 @@ def check_golden(
 @pytest.mark.parametrize("trims", [False, True])
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_trajectory_is_open_clips(golden, machine, accumulate, trims, monkeypatch):
-    monkeypatch.setattr("training.texts.LEAST", 1)
+    monkeypatch.setattr("training.economy.texts.LEAST", 1)
     record, weights = train_golden(golden / "training", machine, accumulate, trims)
     check_golden(golden / "training", accumulate, record, weights, tolerance=1e-6)

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from clipsift_app.doctor.memory import saved_tensors
 from helpers.tiny_clip import write_architecture
 from training import CLIPModule, fit
-from training.checkpointing import blocks
+from training.economy.checkpointing import blocks
 
 
 def step(module: CLIPModule) -> tuple[int, list[torch.Tensor]]:

@@ -17,9 +17,10 @@ from torch.utils.data._utils.pin_memory import pin_memory
 from clipsift_common.clip import create_clip
 from clipsift_common.text_tower import TextLengths, encode_short, takes_short_texts
 from helpers.tiny_clip import ARCHITECTURE
-from training import CLIPModule, texts
+from training import CLIPModule
+from training.economy import texts
+from training.economy.texts import STEP, GroupedTexts
 from training.loss import contrastive_loss
-from training.texts import STEP, GroupedTexts
 
 CAPTIONS = ["a", "", "a photo of a dog", "word " * 200, "two dogs and a cat on a long red sofa", "a cat", "dog", "x y"]
 
