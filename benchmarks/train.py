@@ -33,7 +33,7 @@ from benchmarks.measure import describe_machine
 from clipsift_common.clip import create_clip
 from clipsift_common.machine import Machine
 from clipsift_common.quiet import quiet_libraries
-from clipsift_common.text_tower import TextLengths, encode_short
+from clipsift_common.towers.text import TextLengths, encode_short
 from training.economy.texts import GroupedTexts
 from training.fit import make_fit_trainer
 from training.guard import Guard

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from clipsift_common.text_tower import encode_short, takes_short_texts
+from clipsift_common.towers.text import encode_short, takes_short_texts
 
 TEXT_BATCH = 512  # texts encoded at once
 

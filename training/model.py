@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from clipsift_common.clip import create_clip
 from clipsift_common.errors import ClipsiftError
-from clipsift_common.text_tower import ShortTextCLIP, TextLengths, takes_short_texts
+from clipsift_common.towers.text import ShortTextCLIP, TextLengths, takes_short_texts
 from training.economy.checkpointing import Checkpointing, set_checkpointing
 from training.economy.texts import GroupedTexts
 from training.fsdp import separate_whole, shard
@@ -32,7 +32,7 @@ class CLIPModule(L.LightningModule):
 
     The Trainer's single epoch is the whole run: the schedule's length is that of the training loader. Batches are
     ``{"image": (b, 3, h, w) uint8, "text": (b, context) int64, ...}``, a rank's share of the global batch; with
-    ``text_lengths`` (:class:`clipsift_common.text_tower.TextLengths`) captions may be cut.
+    ``text_lengths`` (:class:`clipsift_common.towers.text.TextLengths`) captions may be cut.
 
     Args:
         model: open_clip architecture name, or a JSON file with one.
@@ -51,7 +51,7 @@ class CLIPModule(L.LightningModule):
         grad_checkpointing: recompute activations block by block in the backward pass; ``selective``: all but the
             results of matrix products and attention.
         trim_text: encode captions in groups by length (:mod:`training.economy.texts`), where the text tower allows it
-            (:func:`clipsift_common.text_tower.takes_short_texts`) and the batch has ``text_lengths``.
+            (:func:`clipsift_common.towers.text.takes_short_texts`) and the batch has ``text_lengths``.
         compile: use torch.compile.
         seed: of the initial weights; the same on every rank.
     """

@@ -10,7 +10,7 @@ import torch
 from open_clip.model import CLIP, CustomTextCLIP
 
 from clipsift_common.clip import LoadedCLIP
-from clipsift_common.text_tower import takes_short_texts
+from clipsift_common.towers.text import takes_short_texts
 from evaluation.encoder import Encoder
 from evaluation.text_tower import TextTower
 

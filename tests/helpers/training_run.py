@@ -13,7 +13,7 @@ import torch
 
 from clipsift_common.clip import load_clip
 from clipsift_common.machine import Machine, make_trainer
-from clipsift_common.text_tower import TextLengths
+from clipsift_common.towers.text import TextLengths
 from helpers.pictures import picture
 from helpers.pools import sample
 from helpers.tars import Members, write_tar

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from clipsift_common.machine import Machine
-from clipsift_common.text_tower import TextLengths
+from clipsift_common.towers.text import TextLengths
 from helpers.machines.simulated_gpu import DEVICE, Simulated, SimulatedGPU, simulated
 from helpers.machines.simulated_trainer import on_simulated_gpu
 from helpers.training_run import make_online, save_teacher

@@ -11,7 +11,7 @@ from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 
 from clipsift_common.errors import ClipsiftError
-from clipsift_common.text_tower import TextLengths
+from clipsift_common.towers.text import TextLengths
 from training.loading.gpu_decode import as_tensor, decode_jpegs, jpeg_size, resized
 from training.loading.loader import Batch, Lost, StepDataset
 from training.loading.resize import Box

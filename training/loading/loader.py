@@ -16,7 +16,7 @@ from clipsift_common.batches.prefetch import Send, sent_ahead
 from clipsift_common.data_report import DataReport
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.images import DECODER_REMARK, ImageError
-from clipsift_common.text_tower import TextLengths
+from clipsift_common.towers.text import TextLengths
 from selection.pool.index import PoolIndex, Sample
 from training.loading.order import SampleOrder
 from training.loading.permutation import places_at
@@ -137,7 +137,7 @@ class GlobalBatchLoader:
 
     An iterable of ``len(self)`` batches ``{"image": (b, 3, h, w) uint8, "text": (b, context) int64, "uid": (b, 2)
     int64}`` (uid: the bits of the (high, low) pair), b = global batch / world size, and ``text_lengths``,
-    :class:`clipsift_common.text_tower.TextLengths`. The state is the number of
+    :class:`clipsift_common.towers.text.TextLengths`. The state is the number of
     batches given out, equal on all ranks, and the fingerprint of the order, so rank 0's state serves every rank of any
     world size. Lightning finds ``state_dict`` and saves it with the model; because of ``__len__`` it fetches nothing
     ahead, so the state is exact.

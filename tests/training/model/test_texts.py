@@ -15,7 +15,7 @@ from torch.utils.data import default_convert
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from clipsift_common.clip import create_clip
-from clipsift_common.text_tower import TextLengths, encode_short, takes_short_texts
+from clipsift_common.towers.text import TextLengths, encode_short, takes_short_texts
 from helpers.tiny_clip import ARCHITECTURE
 from training import CLIPModule
 from training.economy import texts
