@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lightning as L
 import torch
 from open_clip_train.scheduler import cosine_lr
 from open_clip_train.train import train_one_epoch
@@ -26,10 +28,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else this file would hide the package of its name
 
+from benchmarks.flops import tower_flops
 from benchmarks.measure import describe_machine
 from clipsift_common.clip import create_clip
 from clipsift_common.machine import Machine
 from clipsift_common.quiet import quiet_libraries
+from clipsift_common.towers.text import TextLengths, encode_short
+from training.economy.texts import GroupedTexts
 from training.fit import make_fit_trainer
 from training.guard import Guard
 from training.loading.loader import GlobalBatchLoader
@@ -62,13 +67,13 @@ SKIPPED = 3  # steps at the start of each turn that are not counted: memory is o
 class Batches(Dataset):
     """A few batches in memory, over and over; what a GlobalBatchLoader reads, without the reading."""
 
-    def __init__(self, batches: list[dict[str, torch.Tensor]]) -> None:
-        self.batches = batches
+    def __init__(self, batches: list[dict[str, Any]]) -> None:
+        self.batches = [{name: batch[name] for name in batch if name != "pixels"} for batch in batches]
         self.order = SimpleNamespace(fingerprint=lambda index: "in memory")
         self.index = None
 
-    def __getitem__(self, step: int) -> tuple[dict[str, torch.Tensor], list[Any]]:
-        return self.batches[step % len(self.batches)], []
+    def __getitem__(self, step: int) -> tuple[dict[str, Any], list[Any]]:
+        return dict(self.batches[step % len(self.batches)]), []
 
 
 class Clock:
@@ -103,7 +108,12 @@ class TimedLoader(GlobalBatchLoader):
             yield batch
 
 
-def ours(module: CLIPModule, batches: list[dict[str, torch.Tensor]], options: argparse.Namespace) -> float:
+def ours(
+    module: CLIPModule,
+    batches: list[dict[str, Any]],
+    options: argparse.Namespace,
+    watching: Sequence[L.Callback] = (),
+) -> float:
     """Seconds per step of a fresh run of ours."""
     device = torch.device(options.device)
     accelerator = "gpu" if device.type == "cuda" else "cpu"
@@ -114,13 +124,13 @@ def ours(module: CLIPModule, batches: list[dict[str, torch.Tensor]], options: ar
         guard = Guard(Path(folder), max_skipped=0)
         supervisor = Supervisor(Path(folder), {}, 1.0, every_steps=10**9, every_minutes=1e9, guard=guard)
         metrics = Metrics(Path(folder) / "metrics.csv", options.batch, supervisor)
-        trainer = make_fit_trainer(machine, False, [guard, metrics, supervisor], {"log_every_n_steps": 100})
+        trainer = make_fit_trainer(machine, False, [guard, metrics, supervisor, *watching], {"log_every_n_steps": 100})
         supervisor._save = lambda trainer: None  # type: ignore[method-assign]  # theirs saves outside of its loop too
         trainer.fit(module, train_dataloaders=loader)
     return loader.clock.seconds()
 
 
-def theirs(clip: torch.nn.Module, batches: list[dict[str, torch.Tensor]], options: argparse.Namespace) -> float:
+def theirs(clip: torch.nn.Module, batches: list[dict[str, Any]], options: argparse.Namespace) -> float:
     """Seconds per step of open_clip's ``train_one_epoch`` on the same batches."""
     clock = Clock(torch.device(options.device))
 
@@ -147,29 +157,46 @@ def theirs(clip: torch.nn.Module, batches: list[dict[str, torch.Tensor]], option
     return clock.seconds()
 
 
-def make_batches(module: CLIPModule, size: int, context: int, pin: bool) -> list[dict[str, torch.Tensor]]:
+def caption_lengths(size: int, context: int, generator: torch.Generator) -> torch.Tensor:
+    """(size,) positions of made-up captions, start and end of text among them.
+
+    Log-normal, about 20 on average and up to the whole context of 77, as alt texts have; others in proportion.
+    """
+    lengths = (torch.randn(size, generator=generator) * 0.6 + math.log(17)).exp() * context / 77
+    return lengths.round().long().clamp(3, context)
+
+
+def make_batches(module: CLIPModule, size: int, context: int, pin: bool) -> list[dict[str, Any]]:
     """Two batches of noise: what we get (image), what open_clip gets (pixels), and the same captions for both."""
     generator, batches = torch.Generator().manual_seed(0), []
     height, width = module.clip.visual.preprocess_cfg["size"]
     for _ in range(2):
         image = torch.randint(0, 256, (size, 3, height, width), dtype=torch.uint8, generator=generator)
         text = torch.randint(1, 49406, (size, context), generator=generator)
-        text[:, -1] = 49407  # end of text: the largest id, where open_clip reads the feature
+        lengths = caption_lengths(size, context, generator)
+        text[torch.arange(context) >= lengths[:, None]] = 0
+        text[torch.arange(size), lengths - 1] = 49407  # end of text: the largest id, where open_clip reads the feature
         pixels = normalise(image, module.mean.cpu(), module.std.cpu())
         batch = {"image": image, "text": text, "uid": torch.zeros(size, 2, dtype=torch.int64), "pixels": pixels}
-        batches.append({name: tensor.pin_memory() if pin else tensor for name, tensor in batch.items()})
+        here: dict[str, Any] = {name: tensor.pin_memory() if pin else tensor for name, tensor in batch.items()}
+        batches.append(here | {"text_lengths": TextLengths(lengths.numpy())})
     return batches
 
 
-def step_flops(module: CLIPModule, context: int) -> int:
-    """FLOP of forward and backward for one pair, recomputation not counted; the loss's product is left out."""
-    height, width = module.clip.visual.preprocess_cfg["size"]
-    device = next(module.clip.parameters()).device
-    with FlopCounterMode(display=False) as counter:
-        out = module.clip(torch.zeros(1, 3, height, width, device=device), torch.ones(1, context, device=device).long())
-        (out["image_features"].sum() + out["text_features"].sum()).backward()
-    module.clip.zero_grad()
-    return counter.get_total_flops()
+def step_flops(model: str, positions: Mapping[int, int]) -> float:
+    """FLOP of forward and backward for one pair on average, over captions encoded in so many positions: how many are.
+
+    Recomputation is not counted; the loss's product is left out.
+    """
+    image, _ = tower_flops(model)
+    text = 0.0
+    with torch.device("meta"):
+        clip: Any = create_clip(model, device="meta")
+        for length, number in positions.items():
+            with FlopCounterMode(display=False) as counter:
+                encode_short(clip, torch.zeros(1, length, dtype=torch.long))
+            text += counter.get_total_flops() * number
+    return 3 * (image + text / sum(positions.values()))
 
 
 def product_rate(device: torch.device, precision: str) -> float:
@@ -201,21 +228,40 @@ class Comparison:
                 path = Path(folder) / f"{name}.json"
                 path.write_text(json.dumps(ARCHITECTURES[name]))
                 name = str(path)
-            how = {"grad_checkpointing": options.grad_checkpointing, "compile": options.compile}
+            checkpointing = "selective" if options.selective else options.grad_checkpointing
+            trims = not options.whole_contexts
+            how = {"grad_checkpointing": checkpointing, "trim_text": trims, "compile": options.compile}
             self.module = CLIPModule(name, lr=1e-4, warmup=10, **how)
+            context = int(self.module.clip.context_length)
+            self.batches = make_batches(self.module, options.batch, context, pin=options.device.startswith("cuda"))
+            self.flops = step_flops(name, self._positions() if trims else {context: 1})
+            self.whole_flops = step_flops(name, {context: 1})
             torch.manual_seed(0)
             self.clip = create_clip(name, output_dict=True).to(options.device)
         self.clip.set_grad_checkpointing(options.grad_checkpointing)  # type: ignore[operator]
         if options.compile:
             self.clip.compile()
-        context = int(self.module.clip.context_length)
-        self.batches = make_batches(self.module, options.batch, context, pin=options.device.startswith("cuda"))
-        self.flops = step_flops(self.module, context)
+        self.peak = 0  # bytes of ours on a GPU
+
+    def _positions(self) -> dict[int, int]:
+        text, lengths = (self.batches[0][name] for name in ("text", "text_lengths"))
+        groups = GroupedTexts.of(text, torch.from_numpy(lengths.values)).groups
+        return {group.shape[1]: len(group) for group in groups}
+
+    def _ours(self) -> float:
+        """In whose peak open_clip's weights and the batches that lie there are, which is a constant little."""
+        if self.options.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        seconds = ours(self.module, self.batches, self.options)
+        if self.options.device.startswith("cuda"):
+            self.peak = torch.cuda.max_memory_allocated()
+        return seconds
 
     def best_seconds(self) -> dict[str, float]:
         """Seconds of each side's fastest step on average of a turn."""
         sides: dict[str, Callable[[], float]] = {
-            "ours": lambda: ours(self.module, self.batches, self.options),
+            "ours": self._ours,
             "open_clip": lambda: theirs(self.clip, self.batches, self.options),
         }
         best = dict.fromkeys(sides, float("inf"))
@@ -230,13 +276,15 @@ class Comparison:
 
 
 def report(best: dict[str, float], comparison: Comparison) -> None:
-    options, flops = comparison.options, comparison.flops
+    options = comparison.options
+    work = {"ours": comparison.flops, "open_clip": comparison.whole_flops}
     device, bare = torch.device(options.device), comparison.bare_rate()
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     peak = next((value for key, value in PEAKS.items() if key in name), None) if options.precision != "fp32" else None
-    print(f"model FLOP per pair {flops / 1e9:.3f} G; bare product on {name}: {bare / 1e12:.3f} TFLOP/s")
+    per_pair = ", ".join(f"{side} {flops / 1e9:.3f} G" for side, flops in work.items())
+    print(f"FLOP per pair: {per_pair}; bare product on {name}: {bare / 1e12:.3f} TFLOP/s")
     for side, seconds in best.items():
-        used = flops * options.batch / seconds
+        used = work[side] * options.batch / seconds
         share = f"{used / bare:.1%} of the bare product" + (f", {used / peak:.1%} of the data sheet" if peak else "")
         print(f"{side:10} {1 / seconds:9.2f} steps/s  {seconds * 1e3:9.2f} ms  {used / 1e12:.4f} TFLOP/s ({share})")
     print(f"ours / open_clip: {best['open_clip'] / best['ours']:.3f} x")
@@ -252,6 +300,8 @@ def step_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--precision", choices=list(PRECISIONS), default="fp32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--grad-checkpointing", action="store_true", help="on both sides")
+    parser.add_argument("--selective", action="store_true", help="ours recomputes all but products and attention")
+    parser.add_argument("--whole-contexts", action="store_true", help="ours encodes captions with all their padding")
     parser.add_argument("--compile", action="store_true", help="on both sides")
     return parser.parse_args(arguments)
 

@@ -36,7 +36,7 @@ class Batches:
         for batch in self._loader:
             if "error" in batch:
                 raise ClipsiftError(batch["error"])
-            yield batch
+            yield {name: batch[name] for name in ("image", "text", "uid")}
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values to keep with a checkpoint; the same on every process."""

@@ -32,7 +32,7 @@ logger = logging.getLogger("clipsift")
 
 _NOTE = "training.json"  # written last: its run is complete
 # Settings of the model that change how a run is computed, not what comes out.
-_HOW_NOT_WHAT = ("accumulate", "grad_checkpointing", "compile", "model")
+_HOW_NOT_WHAT = ("accumulate", "grad_checkpointing", "trim_text", "compile", "model")
 # Options of the Trainer that would change the length of the run or the batch behind its back, and their harmless value.
 _NOT_OURS = {"accumulate_grad_batches": 1, "limit_train_batches": 1.0, "overfit_batches": 0.0, "fast_dev_run": False}
 

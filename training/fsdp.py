@@ -12,6 +12,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from clipsift_common.distributed import TIMEOUT
+from training.economy.checkpointing import blocks
 
 
 class ShardedStrategy(ModelParallelStrategy):
@@ -34,9 +35,8 @@ def shard(clip: torch.nn.Module, mesh: DeviceMesh) -> None:
     scalars = {parameter for parameter in clip.parameters() if parameter.ndim == 0}
     for scalar in scalars:
         scalar.register_post_accumulate_grad_hook(_average_gradient)
-    for module in list(clip.modules()):
-        if type(module).__name__.endswith("Block"):
-            fully_shard(module, mesh=mesh)
+    for block in blocks(clip):
+        fully_shard(block, mesh=mesh)
     fully_shard(clip, mesh=mesh, ignored_params=scalars)
 
 

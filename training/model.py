@@ -10,10 +10,14 @@ import lightning as L
 import torch
 from lightning.pytorch.plugins import Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from clipsift_common.clip import create_clip
 from clipsift_common.errors import ClipsiftError
+from clipsift_common.towers.text import ShortTextCLIP, TextLengths, takes_short_texts
+from training.economy.checkpointing import Checkpointing, set_checkpointing
+from training.economy.texts import GroupedTexts
 from training.fsdp import separate_whole, shard
 from training.loading.transform import normalise
 from training.loss import STARTS, Loss, contrastive_loss
@@ -27,7 +31,8 @@ class CLIPModule(L.LightningModule):
     """Trains a CLIP from random weights by DataComp's recipe (open_clip's loop, its numbers to rounding).
 
     The Trainer's single epoch is the whole run: the schedule's length is that of the training loader. Batches are
-    ``{"image": (b, 3, h, w) uint8, "text": (b, context) int64, ...}``, a rank's share of the global batch.
+    ``{"image": (b, 3, h, w) uint8, "text": (b, context) int64, ...}``, a rank's share of the global batch; with
+    ``text_lengths`` (:class:`clipsift_common.towers.text.TextLengths`) captions may be cut.
 
     Args:
         model: open_clip architecture name, or a JSON file with one.
@@ -43,7 +48,10 @@ class CLIPModule(L.LightningModule):
         accumulate: number of micro-batches that a rank's share is encoded in. All are compared with all, as in
             open_clip's two-pass accumulation: memory is that of one micro-batch, every encoding is done twice, and the
             result is that of 1.
-        grad_checkpointing: recompute activations block by block in the backward pass.
+        grad_checkpointing: recompute activations block by block in the backward pass; ``selective``: all but the
+            results of matrix products and attention.
+        trim_text: encode captions in groups by length (:mod:`training.economy.texts`), where the text tower allows it
+            (:func:`clipsift_common.towers.text.takes_short_texts`) and the batch has ``text_lengths``.
         compile: use torch.compile.
         seed: of the initial weights; the same on every rank.
     """
@@ -63,7 +71,8 @@ class CLIPModule(L.LightningModule):
         loss: Loss = "clip",
         ema: float = 0.0,
         accumulate: int = 1,
-        grad_checkpointing: bool = False,
+        grad_checkpointing: Checkpointing = False,
+        trim_text: bool = True,
         compile: bool = False,
         seed: int = 0,
     ) -> None:
@@ -74,7 +83,10 @@ class CLIPModule(L.LightningModule):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.clip = cast(Any, create_clip(model, output_dict=True, **STARTS[loss]))
-        self.clip.set_grad_checkpointing(grad_checkpointing)
+        self._trims = trim_text and takes_short_texts(self.clip)
+        if self._trims:
+            self.clip.__class__ = ShortTextCLIP
+        set_checkpointing(self.clip, grad_checkpointing)
         if compile:
             self.clip.compile()  # in place: the names of the weights stay
         preprocess = self.clip.visual.preprocess_cfg
@@ -104,29 +116,36 @@ class CLIPModule(L.LightningModule):
         for group in self.optimizers().param_groups:  # type: ignore[union-attr]
             group["lr"] = rate
 
-    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
         assert self._loss is not None
         image = normalise(batch["image"], self.mean.float(), self.std.float()).to(self.dtype)
-        return self._loss(**self._encode(image, batch["text"]))
+        return self._loss(**self._encode(image, batch["text"], batch.get("text_lengths")))
 
-    def _encode(self, image: torch.Tensor, text: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _encode(self, image: Tensor, text: Tensor, lengths: TextLengths | None) -> dict[str, Tensor]:
         """open_clip's output (features and exp'd logit scale) for a rank's share, in ``accumulate`` pieces.
 
         Each piece is encoded without keeping its activations and once more when its gradient is due: the loss sees
         the whole share, the memory one piece.
         """
         pieces = self.hparams["accumulate"]
-        if pieces == 1:
-            return self.clip(image, text)
         if len(image) % pieces:
             raise ClipsiftError(
                 f"accumulate: {pieces} does not divide a rank's share of the batch, {len(image)} samples"
             )
-        outputs = [
-            checkpoint(self.clip, *piece, use_reentrant=False) for piece in zip(image.chunk(pieces), text.chunk(pieces))
-        ]
+        texts: list[Any] = list(text.chunk(pieces))
+        if self._trims and lengths is not None:
+            texts = [GroupedTexts.of(*part) for part in zip(texts, torch.from_numpy(lengths.values).chunk(pieces))]
+        if pieces == 1:
+            return self._towers(image, texts[0])
+        outputs = [checkpoint(self._towers, *piece, use_reentrant=False) for piece in zip(image.chunk(pieces), texts)]
         features = {name: torch.cat([out[name] for out in outputs]) for name in ("image_features", "text_features")}
         return outputs[0] | features
+
+    def _towers(self, image: Tensor, text: Tensor | GroupedTexts) -> dict[str, Tensor]:
+        """open_clip's output for pictures and their captions."""
+        if isinstance(text, Tensor):
+            return self.clip(image, text)
+        return self.clip(image) | {"text_features": text.encode(lambda part: self.clip(text=part)["text_features"])}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(

@@ -144,6 +144,7 @@ class OnlineSelection(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        batch.pop("text_lengths", None)  # whose captions are trained on is known on the device only
         with num_threads(1), torch.inference_mode(), full_precision():
             features = self.encode(batch["image"], batch["text"])
         ranks = Shares(self.num_drawn, self.global_batch, trainer.global_rank, trainer.world_size)

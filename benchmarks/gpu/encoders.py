@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.evaluation import watched
 from benchmarks.evaluation_data import make_data
 from benchmarks.gpu.pools import PICTURES, make_pool, random_clip
 from benchmarks.gpu.programs import LARGE, SHORT, SMALL
@@ -41,10 +42,12 @@ def run(small: bool, folder: Path) -> Iterator[Row]:
     for model in models[:1]:
         start = time.perf_counter()
         clip = random_clip(model, folder)
-        results = evaluate(clip, data, None, None, workers=workers, batch_size=256, machine=machine)
+        with watched() as waits:
+            results = evaluate(clip, data, None, None, workers=workers, batch_size=256, machine=machine)
         seconds = time.perf_counter() - start
         done = sum(result["num_samples"] for result in results)
         yield measured(f"{model}: images evaluated per second", done / seconds)
+        yield measured(f"{model}: share of waiting, workers' start included", sum(waits) / seconds)
     distances, refused = judge(
         [made_up_picture(number) for number in range(8 if small else PICTURES)], device_of(machine)
     )

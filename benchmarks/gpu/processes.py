@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from datetime import timedelta
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed.nn.functional import all_gather
 
 from benchmarks.gpu.rows import Row, holds
 from clipsift_common.distributed import barrier, broadcast_object, gather_objects, sum_over_ranks, waiting_group
@@ -23,6 +25,7 @@ TORCHRUN = {"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "8", "MASTER_ADDR": "node1", 
 
 def run(small: bool, folder: Path) -> Iterator[Row]:
     backend = "gloo" if small else "nccl"
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a machine without a network may not resolve its own name
     with tempfile.NamedTemporaryFile() as meeting:
         store = dist.FileStore(meeting.name, 1)
         if not small:
@@ -30,6 +33,7 @@ def run(small: bool, folder: Path) -> Iterator[Row]:
         dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timedelta(seconds=60))
         try:
             yield from _collectives(backend)
+            yield from _on_device(backend, torch.device("cpu" if small else "cuda:0"))
         finally:
             dist.destroy_process_group()
     yield from _devices()
@@ -43,6 +47,25 @@ def _collectives(backend: str) -> Iterator[Row]:
     yield holds(f"{backend}: sums are exact", bool((sum_over_ranks(values) == values).all()))
     group = waiting_group()
     yield holds(f"{backend}: waiting is gloo's", dist.get_backend(group) == "gloo")
+
+
+def _on_device(backend: str, device: torch.device) -> Iterator[Row]:
+    """What training exchanges: gradients, features with their gradients, chosen samples."""
+    values = torch.arange(8.0, device=device, requires_grad=True)
+    summed = values.detach().clone()
+    dist.all_reduce(summed)
+    yield holds(f"{backend}: gradients are added up", torch.equal(summed, values.detach()))
+    (gathered,) = all_gather(values)
+    gathered.square().sum().backward()
+    assert values.grad is not None
+    there = torch.equal(gathered, values) and torch.equal(values.grad, 2 * values.detach())
+    yield holds(f"{backend}: features are gathered, gradients come back", there)
+    sent, received = (
+        torch.arange(6, dtype=torch.uint8, device=device).view(3, 2),
+        torch.empty(3, 2, device=device).byte(),
+    )
+    dist.all_to_all_single(received, sent, [3], [3])
+    yield holds(f"{backend}: samples are exchanged", torch.equal(sent, received))
 
 
 def _devices() -> Iterator[Row]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from training.economy.checkpointing import KEPT
 
 _ADAM_BYTES = 16  # of a parameter: float32 weight, gradient and two moments
 _LOGIT_BYTES = 24  # of a pair in the loss: similarities both ways, their softmax and gradients
@@ -58,10 +63,14 @@ def available(device: torch.device, local_ranks: int) -> float:
     return free / local_ranks
 
 
-class Saved:
-    """Bytes of what the forward pass kept for the backward pass, since :meth:`restart`."""
+class Saved(TorchDispatchMode):
+    """Bytes of what the forward pass kept for the backward pass, since :meth:`restart`.
+
+    What selective checkpointing keeps goes past torch's hooks for saved tensors: it is counted as it is computed.
+    """
 
     def __init__(self) -> None:
+        super().__init__()
         self.restart()
 
     def restart(self) -> None:
@@ -76,10 +85,18 @@ class Saved:
             self.bytes += storage.nbytes()
         return tensor
 
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in KEPT and torch.is_grad_enabled():  # not so in the backward pass, whose products are nobody's to keep
+            self.count(result if isinstance(result, torch.Tensor) else result[0])
+        return result
+
 
 @contextmanager
-def saved_tensors() -> Iterator[Saved]:
-    """Count them in the block."""
+def saved_tensors(selective: bool) -> Iterator[Saved]:
+    """Count them in the block; ``selective``: of a model that keeps results of its own choice."""
     saved = Saved()
-    with torch.autograd.graph.saved_tensors_hooks(saved.count, lambda tensor: tensor):
-        yield saved
+    with warnings.catch_warnings(), torch.autograd.graph.saved_tensors_hooks(saved.count, lambda tensor: tensor):
+        warnings.filterwarnings("ignore", ".*selective activation checkpoint", FutureWarning)  # of what goes past them
+        with saved if selective else nullcontext():
+            yield saved

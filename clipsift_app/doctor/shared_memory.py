@@ -23,16 +23,22 @@ class _Stage:
     num_bytes: int
 
 
-def check_shared_memory(run: RunSettings, machine: LaunchedMachine, pixels: int, drawn: int) -> list[Finding]:
+def check_shared_memory(
+    run: RunSettings, machine: LaunchedMachine, pixels: int, num_bytes: float, drawn: int
+) -> list[Finding]:
     """For training, embedding and evaluation, which run one after the other: the stage that needs most.
 
     Args:
         machine: where the run is launched.
         pixels: numbers of a picture.
+        num_bytes: of a sample on its way to training: its pixels, or its JPEG where the GPU decodes.
         drawn: samples that a rank draws for a step.
     """
     training, embedding, evaluation = int(run.data["workers"]), run.selection.embedding, run.evaluation
-    stages = [_Stage("data.workers", training, Slots.count(training) * drawn * pixels)]
+    if run.data["decode"] == "gpu":
+        stages = [_loader("data.workers", training, drawn, num_bytes)]
+    else:
+        stages = [_Stage("data.workers", training, Slots.count(training) * drawn * int(num_bytes))]
     if run.selection.teacher:
         workers = num_workers(embedding.workers, machine)
         stages.append(_loader("selection.embedding.workers", workers, embedding.batch_size, pixels))
@@ -50,5 +56,5 @@ def check_shared_memory(run: RunSettings, machine: LaunchedMachine, pixels: int,
     return [Finding("shared memory", "ok", text)]
 
 
-def _loader(setting: str, workers: int, batch_size: int, pixels: int) -> _Stage:
-    return _Stage(setting, workers, _PREFETCHED * workers * batch_size * pixels)
+def _loader(setting: str, workers: int, batch_size: int, num_bytes: float) -> _Stage:
+    return _Stage(setting, workers, round(_PREFETCHED * workers * batch_size * num_bytes))

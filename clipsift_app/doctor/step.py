@@ -25,6 +25,9 @@ from selection.pool.index import PoolIndex
 from selection.subset import Subset
 from training.data import PoolDataModule
 from training.fit import make_fit_trainer
+from training.loading.encoded import EncodedDataset
+from training.loading.gpu_decode import check_gpu_decoding
+from training.loading.loader import StepDataset
 from training.loading.resize import KERNEL
 from training.model import CLIPModule
 
@@ -34,21 +37,23 @@ _MARGIN = 1.25  # allocators keep more than they are asked for
 _PATIENCE = 60.0  # seconds that a step of the whole batch may take; a longer one is worked out from smaller ones
 _WAIT = 0.05  # share of the time that may go by waiting for data
 
-Batch = dict[str, torch.Tensor]
+Batch = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Material:
-    """Decoded samples of the pool, and the seconds that one took in one process."""
+    """Decoded samples of the pool; the seconds, and bytes, that one takes a worker and its way to the device."""
 
     batch: Batch
     seconds: float
+    num_bytes: float
 
 
 def read_samples(run: RunSettings, index: PoolIndex) -> tuple[Finding, Material | None]:
     """Read, decode and tokenize a few samples as training does; for a single process."""
     count = min(_READ, len(index))
-    decode = "exact" if run.data["decode"] == "exact" else "fast"  # no GPU is asked here
+    on_gpu = run.data["decode"] == "gpu"  # which is not asked here
+    decode = "fast" if on_gpu else run.data["decode"]
     few = {"global_batch": count, "samples_seen": count, "workers": 0, "decode": decode}
     data = PoolDataModule(**run.data | few)
     data.use(index, Subset(np.sort(index.uids)))
@@ -59,28 +64,42 @@ def read_samples(run: RunSettings, index: PoolIndex) -> tuple[Finding, Material 
     seconds = (time.perf_counter() - start) / count
     if "error" in batch:
         return Finding("reading", "fail", str(batch["error"]), "mend the shards"), None
-    kernel = "the compiled kernel" if KERNEL else "torch"
-    text = f"{count} samples read and decoded at {1 / seconds:,.0f} per second and worker, resized by {kernel}"
+    num_bytes = float(batch["image"][0].numel())
+    if on_gpu:
+        seconds, num_bytes = _as_encoded(dataset)
+    made = f"decoded and resized by {'the compiled kernel' if KERNEL else 'torch'}" if not on_gpu else "left encoded"
+    text = f"{count} samples read and {made} at {1 / seconds:,.0f} per second and worker"
     if remarks := batch.pop("remarks", None):
         _, shard, key, detail = remarks[0]
         text += f"; the decoder remarked on {len(remarks)} ({shard} {key}: {detail}), which are used"
     if not lost:
-        return Finding("reading", "ok", text), Material(batch, seconds)
+        return Finding("reading", "ok", text), Material(batch, seconds, num_bytes)
     share = len(lost) / (count + len(lost))
     status: Status = "fail" if share > run.max_loss and len(lost) > 1 else "warn"
     text += f"; {len(lost)} could not be decoded ({lost[0][0]}: {lost[0][1]} {lost[0][2]})"
-    return Finding("reading", status, text, "mend them or raise max_loss"), Material(batch, seconds)
+    return Finding("reading", status, text, "mend them or raise max_loss"), Material(batch, seconds, num_bytes)
+
+
+def _as_encoded(dataset: StepDataset) -> tuple[float, float]:
+    """Seconds and bytes of a sample that the GPU decodes: what a worker does, and sends."""
+    parts = dataset.index, dataset.order, dataset.transform, dataset.tokenizer
+    start = time.perf_counter()
+    batch, _ = EncodedDataset(*parts, 0, 1)[0]
+    count, sent = len(batch["uid"]), batch["image"].jpegs.nbytes + batch["image"].pixels.nbytes
+    return (time.perf_counter() - start) / count, sent / count
 
 
 def check_step(run: RunSettings, machine: LaunchedMachine, material: Material) -> list[Finding]:
     """Train for a few steps on a copy of the model that is thrown away; all ranks call together."""
     try:
-        return _Trial(run, machine, material).findings()
+        return Trial(run, machine, material).findings()
     except ClipsiftError as error:
         return [Finding("step", "fail", str(error), "set what it names")]
 
 
-class _Trial:
+class Trial:
+    """The steps of one check, on a model that is thrown away."""
+
     def __init__(self, run: RunSettings, machine: LaunchedMachine, material: Material) -> None:
         self.run, self.machine, self.material = run, machine, material
         self.data = PoolDataModule(**run.data)
@@ -91,15 +110,28 @@ class _Trial:
         self.local_ranks = machine.place.per_node
 
     def findings(self) -> list[Finding]:
+        decoding = [self._decoding()] if self.data.decode == "gpu" else []
+        return [*decoding, *self._measured()]
+
+    def _decoding(self) -> Finding:
+        """Whether every rank's GPU decodes a JPEG."""
+        error = None
+        try:
+            check_gpu_decoding(self.device)
+        except ClipsiftError as refused:
+            error = str(refused)
+        if errors := [found for found in gather_objects(error) if found]:
+            return Finding("decoding", "fail", errors[0], "--data.decode fast")
+        return Finding("decoding", "ok", "JPEGs are decoded on every GPU (nvJPEG)")
+
+    def _measured(self) -> list[Finding]:
         few = min(self.share, _PIECE)
         more = min(self.share, 4 * few)
         there = min(gather_objects(available(self.device, self.local_ranks)))
         if self._alone(more) is None:
             text = f"a step of {more} samples ran out of memory, there are {size(there)}"
             return [Finding("memory", "fail", text, "take a smaller model, or see what else is on the device")]
-        # In one piece: checkpointing hides what each of several keeps.
-        first, second = self._steps(few, accumulate=1), self._steps(more, accumulate=1)
-        memory = self._memory(few, first[1], more, second[1])
+        first, second, memory = self.small_steps(few, more)
         need = _MARGIN * memory.bytes(self.share, world_size(), self.accumulate)
         if need > there:
             return [self._too_large(memory, f"a step needs about {size(need)}", there)]
@@ -111,12 +143,23 @@ class _Trial:
         elif self.device.type == "cuda" or seconds <= _PATIENCE:
             if (alone_seconds := self._alone(self.share)) is None:
                 return [self._too_large(memory, f"a step of {self.share:,} samples ran out of memory", there)]
-            seconds, how = self._steps(self.share)[0] if world_size() > 1 else alone_seconds, "measured"
+            own_captions = self.run.model.get("trim_text", True)
+            again = world_size() > 1 or own_captions
+            seconds, how = self._steps(self.share, trims=own_captions)[0] if again else alone_seconds, "measured"
         used = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else need
         text = f"{size(used)} of {size(there)} for {self.share:,} samples on each device"
         drawn = math.ceil(self.num_drawn / world_size())
-        shared = check_shared_memory(self.run, self.machine, self.material.batch["image"][0].numel(), drawn)
+        pixels = self.material.batch["image"][0].numel()
+        shared = check_shared_memory(self.run, self.machine, pixels, self.material.num_bytes, drawn)
         return [Finding("memory", "ok", text), *shared, *self._speed(seconds, how)]
+
+    def small_steps(self, few: int, more: int) -> tuple[tuple[float, int], tuple[float, int], StepMemory]:
+        """Seconds and kept bytes of steps of ``few`` and of ``more`` samples, and the memory that follows from them.
+
+        In one piece: checkpointing hides what each of several keeps. In whole contexts: captions may be long.
+        """
+        first, second = self._steps(few, accumulate=1), self._steps(more, accumulate=1)
+        return first, second, self._memory(few, first[1], more, second[1])
 
     def _memory(self, few: int, few_bytes: int, more: int, more_bytes: int) -> StepMemory:
         module = CLIPModule(**self.run.model)
@@ -131,7 +174,7 @@ class _Trial:
     def _too_large(self, memory: StepMemory, text: str, there: float) -> Finding:
         pieces = memory.pieces_that_fit(self.share, world_size(), there / _MARGIN)
         remedy = f"--model.accumulate {pieces}" if pieces else "use more devices"
-        if not self.run.model.get("grad_checkpointing"):
+        if self.run.model.get("grad_checkpointing") is not True:
             remedy += ", or --model.grad_checkpointing true"
         found = f"{text} for {self.share:,} samples on each device, there are {size(there)}"
         return Finding("memory", "fail", found, remedy)
@@ -151,17 +194,19 @@ class _Trial:
         everyone = gather_objects(seconds)
         return None if None in everyone else max(value for value in everyone if value is not None)
 
-    def _steps(self, count: int, **changes: Any) -> tuple[float, int]:
+    def _steps(self, count: int, trims: bool = False, **changes: Any) -> tuple[float, int]:
         """Seconds of a step of ``count`` samples on each rank, the slowest one's, and bytes kept for backward.
 
-        ``changes``: of the model's settings.
+        ``trims``: no whole contexts, but what the samples' captions need; ``changes``: of the model's settings.
         """
-        loader = _Same(self.material.batch, count)
+        loader = _Same(self.material.batch, count, trims)
         options = {"gradient_clip_val": self.run.trainer.get("gradient_clip_val"), "inference_mode": False}
-        with saved_tensors() as saved:
+        model = self.run.model | changes
+        selective = model.get("grad_checkpointing") == "selective" and not model.get("compile")
+        with saved_tensors(selective) as saved:
             clock = _Clock(self.device, saved)
             trainer = make_fit_trainer(self.machine, not is_distributed(), [clock], options)
-            trainer.fit(CLIPModule(**self.run.model | changes), train_dataloaders=loader)
+            trainer.fit(CLIPModule(**model), train_dataloaders=loader)
         return max(gather_objects(clock.seconds)), saved.bytes
 
     def _speed(self, seconds: float, how: str) -> list[Finding]:
@@ -185,14 +230,15 @@ class _Trial:
 class _Same:
     """A loader of two equal batches, made of the same few samples again and again."""
 
-    def __init__(self, batch: Batch, count: int) -> None:
-        self.batch, self.count = batch, count
+    def __init__(self, batch: Batch, count: int, trims: bool) -> None:
+        self.batch = batch if trims else {name: values for name, values in batch.items() if name != "text_lengths"}
+        self.count = count
 
     def __len__(self) -> int:
         return 2
 
     def __iter__(self) -> Iterator[Batch]:
-        rows = torch.arange(self.count) % len(self.batch["image"])
+        rows = np.arange(self.count) % len(self.batch["image"])
         for _ in range(len(self)):
             yield {name: values[rows] for name, values in self.batch.items()}
 

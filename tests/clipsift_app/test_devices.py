@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import selection.selector
-from clipsift_app.doctor.step import Material, _Trial
+from clipsift_app.doctor.step import Material, Trial
 from clipsift_app.parsing import parse_run
 from clipsift_common.clip import LoadedCLIP, create_clip, evaluation_transform, get_tokenizer
 from clipsift_common.launch import join, launch
@@ -78,8 +78,8 @@ def test_every_stage_of_every_rank(
         with pytest.raises(Began):
             evaluate(clip, tmp_path / "eval", machine=here)
         devices += [make_fit_trainer(here, alone, [], {}).strategy.root_device for alone in (False, True)]
-        material = Material({"image": torch.zeros(2, 3, 8, 8)}, 1.0)
-        devices.append(_Trial(run, here, material).device)
+        material = Material({"image": torch.zeros(2, 3, 8, 8)}, 1.0, 192.0)
+        devices.append(Trial(run, here, material).device)
         assert devices == [torch.device("cuda", rank)] * 6
         devices.clear()
         assert (num_workers(None, here), num_workers(3, here)) == (12, 3)  # an eighth of the node's cores

@@ -148,18 +148,18 @@ def test_shared_memory_is_for_the_workers_of_every_stage(
 
 
 def test_memory_that_one_rank_lacks_is_known_to_all_before_a_step_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    trial = object.__new__(step._Trial)
+    trial = object.__new__(step.Trial)
     others: list[float | None] = [0.7]
     monkeypatch.setattr(step, "gather_objects", lambda value: [value, *others])
-    monkeypatch.setattr(step._Trial, "_steps", lambda self, count: (0.5, 10))
+    monkeypatch.setattr(step.Trial, "_steps", lambda self, count: (0.5, 10))
     assert trial._alone(4) == 0.7
     others[:] = [None]  # the other one lacks it
     assert trial._alone(4) is None
 
-    def run_out(self: step._Trial, count: int) -> tuple[float, int]:
+    def run_out(self: step.Trial, count: int) -> tuple[float, int]:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(step._Trial, "_steps", run_out)
+    monkeypatch.setattr(step.Trial, "_steps", run_out)
     others[:] = [0.7]  # this one lacks it, and says so instead of leaving the other waiting
     assert trial._alone(4) is None
 
@@ -268,7 +268,7 @@ def test_blocks_are_those_of_the_longest_row() -> None:
 
 def test_saved_tensors_are_counted_once_and_weights_not() -> None:
     layer = torch.nn.Linear(10, 20, bias=False)
-    with saved_tensors() as saved:
+    with saved_tensors(selective=False) as saved:
         values = layer(torch.ones(5, 10))  # keeps its input, 200 bytes, and the weight
         (values * values).sum()  # keeps one tensor of 400 bytes, twice
     assert saved.bytes == 200 + 400

@@ -10,6 +10,7 @@ import torch
 from open_clip.model import CLIP, CustomTextCLIP
 
 from clipsift_common.clip import LoadedCLIP
+from clipsift_common.towers.text import takes_short_texts
 from evaluation.encoder import Encoder
 from evaluation.text_tower import TextTower
 
@@ -32,9 +33,9 @@ class Watched(TextTower):
         super().__init__(model)
         self.shapes: list[tuple[int, ...]] = []
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+    def _encode(self, tokens: torch.Tensor) -> torch.Tensor:
         self.shapes.append(tuple(tokens.shape))
-        return super().forward(tokens)
+        return super()._encode(tokens)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,7 @@ def test_same_features_as_whole_contexts(model: torch.nn.Module, is_cut: bool) -
     assert (features - whole).abs().max() < 1e-6 * whole.abs().max()
     lengths = {shape[1] for shape in tower.shapes}
     assert lengths == ({2, 3, 7, 8, 76, 77} if is_cut else {77})
+    assert takes_short_texts(model) == is_cut
     assert torch.equal(model.encode_text(tokens), whole)  # the model is as it was
 
 

@@ -13,6 +13,7 @@ import torch
 
 from clipsift_common.clip import load_clip
 from clipsift_common.machine import Machine, make_trainer
+from clipsift_common.towers.text import TextLengths
 from helpers.pictures import picture
 from helpers.pools import sample
 from helpers.tars import Members, write_tar
@@ -147,8 +148,10 @@ class FailAt(L.Callback):
             raise ZeroDivisionError("on purpose")
 
 
-def train_golden(golden: Path, machine: Machine, accumulate: int) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Train on the reference's batches; this rank's record and the final weights."""
+def train_golden(
+    golden: Path, machine: Machine, accumulate: int, trims: bool = False
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Train on the reference's batches; this rank's record and the final weights. ``trims``: in no whole contexts."""
     recipe = json.loads((golden / "expected.json").read_text())["recipe"]
     module = RecordingCLIP(str(golden / "model.json"), lr=recipe["lr"], warmup=recipe["warmup"], accumulate=accumulate)
     module.clip.load_state_dict(torch.load(golden / "init.pt", weights_only=True))
@@ -159,6 +162,10 @@ def train_golden(golden: Path, machine: Machine, accumulate: int) -> tuple[dict[
     share = images.shape[1] // trainer.world_size
     mine = slice(trainer.global_rank * share, (trainer.global_rank + 1) * share)
     uid = torch.zeros(share, 2, dtype=torch.int64)
-    batches = [{"image": image[mine], "text": text[mine], "uid": uid} for image, text in zip(images, tokens)]
+    batches: list[dict[str, Any]] = [
+        {"image": image[mine], "text": text[mine], "uid": uid} for image, text in zip(images, tokens)
+    ]
+    if trims:
+        batches = [batch | {"text_lengths": TextLengths.of(batch["text"])} for batch in batches]
     trainer.fit(module, train_dataloaders=torch.utils.data.DataLoader(batches, batch_size=None))
     return module.record, module.clip.state_dict()

@@ -8,11 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset
 
 from clipsift_common.machine import Machine
+from clipsift_common.towers.text import TextLengths
 from helpers.machines.simulated_gpu import DEVICE, Simulated, SimulatedGPU, simulated
 from helpers.machines.simulated_trainer import on_simulated_gpu
 from helpers.training_run import make_online, save_teacher
@@ -38,13 +40,14 @@ class InMemory(Dataset):
     def __init__(self, size: int, lost: Sequence[Any] = ()) -> None:
         self.lost = list(lost)
         generator = torch.Generator().manual_seed(0)
-        self.batch = {
+        self.batch: dict[str, Any] = {
             "image": torch.randint(0, 256, (size, 3, 32, 32), dtype=torch.uint8, generator=generator),
             "text": torch.randint(1, 49407, (size, 16), generator=generator),
+            "text_lengths": TextLengths(np.arange(size) % 16 + 1),
             "uid": torch.randint(0, 2**60, (size, 2), generator=generator),
         }
 
-    def __getitem__(self, step: int) -> tuple[dict[str, torch.Tensor], list[Any]]:
+    def __getitem__(self, step: int) -> tuple[dict[str, Any], list[Any]]:
         return dict(self.batch), self.lost
 
 

@@ -11,6 +11,7 @@ from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 
 from clipsift_common.errors import ClipsiftError
+from clipsift_common.towers.text import TextLengths
 from training.loading.gpu_decode import as_tensor, decode_jpegs, jpeg_size, resized
 from training.loading.loader import Batch, Lost, StepDataset
 from training.loading.resize import Box
@@ -121,6 +122,8 @@ class EncodedDataset(StepDataset):
         pixels, remarks = np.empty((*self.transform.size, 3), np.uint8), batch.setdefault("remarks", [])
         row, caption = self._decode(picture.place, picture.row, pixels, lost, remarks)
         if row != picture.row:
-            batch["text"][number] = self.tokenizer([caption])[0]
+            text = self.tokenizer([caption])
+            batch["text"][number] = text[0]
+            batch["text_lengths"].values[number] = TextLengths.of(text).values[0]
             batch["uid"][number] = self._uids([row])[0]
         return torch.from_numpy(pixels)

@@ -16,6 +16,7 @@ from clipsift_common.batches.prefetch import Send, sent_ahead
 from clipsift_common.data_report import DataReport
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.images import DECODER_REMARK, ImageError
+from clipsift_common.towers.text import TextLengths
 from selection.pool.index import PoolIndex, Sample
 from training.loading.order import SampleOrder
 from training.loading.permutation import places_at
@@ -74,7 +75,9 @@ class StepDataset(Dataset):
                 captions.append(caption)
         except ClipsiftError as error:
             return {"error": str(error)}, lost
-        batch = {"image": image, "text": self.tokenizer(captions), "uid": self._uids(rows.tolist())}
+        text = self.tokenizer(captions)
+        batch = {"image": image, "text": text, "text_lengths": TextLengths.of(text)}
+        batch["uid"] = self._uids(rows.tolist())
         return batch | {"remarks": remarks} if remarks else batch, lost
 
     def _uids(self, rows: list[int]) -> torch.Tensor:
@@ -133,10 +136,11 @@ class GlobalBatchLoader:
     """The batches of a whole run for one rank, resumable at any step.
 
     An iterable of ``len(self)`` batches ``{"image": (b, 3, h, w) uint8, "text": (b, context) int64, "uid": (b, 2)
-    int64}`` (uid: the bits of the (high, low) pair), b = global batch / world size. The state is the number of batches
-    given out, equal on all ranks, and the fingerprint of the order, so rank 0's state serves every rank of any world
-    size. Lightning finds ``state_dict`` and saves it with the model; because of ``__len__`` it fetches nothing ahead,
-    so the state is exact.
+    int64}`` (uid: the bits of the (high, low) pair), b = global batch / world size, and ``text_lengths``,
+    :class:`clipsift_common.towers.text.TextLengths`. The state is the number of
+    batches given out, equal on all ranks, and the fingerprint of the order, so rank 0's state serves every rank of any
+    world size. Lightning finds ``state_dict`` and saves it with the model; because of ``__len__`` it fetches nothing
+    ahead, so the state is exact.
 
     Args:
         device: where the batches are needed. A GPU has them one ahead (:mod:`clipsift_common.batches.prefetch`);

@@ -89,12 +89,13 @@ def test_the_batches_are_those_of_the_cpu(make: Callable[..., PoolDataModule], n
     expected = list(plain)
     with SimulatedGPU() as gpu:
         loader = make("gpu", DEVICE).train_dataloader()
-        found = [{name: value.values for name, value in batch.items()} for batch in loader if _is_there(batch)]
+        found = [_on_cpu(batch) for batch in loader]
     assert gpu.streams.races == []
     assert len(found) == len(expected) == 6
     for mine, other in zip(found, expected):
         assert torch.equal(mine["uid"], other["uid"])
         assert torch.equal(mine["text"], other["text"])
+        assert mine["lengths"].tolist() == other["text_lengths"].values.tolist()
         assert mine["image"].dtype == torch.uint8
         assert (mine["image"].int() - other["image"].int()).abs().max() <= 2
     assert loader.report.lost == plain.report.lost
@@ -105,8 +106,11 @@ def test_the_batches_are_those_of_the_cpu(make: Callable[..., PoolDataModule], n
     assert {detail.split(":")[0] for detail in details} == {"no whole colour JPEG", "refused by the GPU"}
 
 
-def _is_there(batch: dict[str, Any]) -> bool:
-    return all(isinstance(value, Simulated) for value in batch.values())
+def _on_cpu(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors of a batch, all of which are on the GPU, and its lengths, which are not."""
+    lengths = batch.pop("text_lengths")
+    assert all(isinstance(value, Simulated) for value in batch.values())
+    return {name: value.values for name, value in batch.items()} | {"lengths": torch.from_numpy(lengths.values)}
 
 
 def test_a_worker_sends_bytes(make: Callable[..., PoolDataModule], nvjpeg: list[int]) -> None:

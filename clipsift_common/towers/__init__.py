@@ -1,0 +1,1 @@
+"""The towers of an open_clip model, called otherwise than open_clip does."""
