@@ -193,7 +193,8 @@ class PoolDataModule(L.LightningDataModule):
     def open_index(self) -> PoolIndex:
         """The pool's index, built when it is not there; a collective call."""
         pool = Pool.shared(self.pool, self.fields)
-        return PoolIndex.build(pool, self.cache, self.workers, self.max_loss, self.shard_cache_gb)
+        by_claims = self.shuffle_window != 0  # single samples are asked for by their places, which claims do not have
+        return PoolIndex.build(pool, self.cache, self.workers, self.max_loss, self.shard_cache_gb, by_claims)
 
     def use(self, index: PoolIndex, subset: Subset) -> None:
         """Train on ``subset`` of an index that is open already; ``setup`` then has nothing to do.

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -30,6 +31,7 @@ from clipsift_common.files import (
     write_sealed,
 )
 from clipsift_common.progress import Progress
+from selection.pool.claims import claimed_uids
 from selection.pool.location import Pool, Shard
 from selection.pool.packed.shards import UNPACKING, fields_in_tar, is_packed, is_parquet
 from selection.pool.promises import promised
@@ -40,9 +42,12 @@ from selection.pool.volumes.repeats import find_repeats
 from selection.pool.volumes.table import FILES, Entry, IndexTable, write_index_table
 from selection.pool.volumes.volume import VOLUME_ROWS, Found, volume_at, volumes_in, write_volume
 from selection.samples.fields import Fields
-from selection.samples.scan import FEATURE_TARS, IN_JSON, scan_tar
+from selection.samples.scan import FEATURE_TARS, IN_JSON, ROW_DTYPE, scan_tar
 
 FORMAT = [7, UNPACKING]  # raised when other files are written, or other samples found: an index of before is made anew
+
+_CLAIMED_SHARDS = 800  # that have a volume together: of 10,000 samples each, as many as others have
+_ASKED = 16  # of whose claims are asked for at a time
 
 Work = tuple[Shard, Stamp]
 Key = tuple[bytes, int, str]  # a shard's name and stamp
@@ -57,13 +62,22 @@ class IndexBuilder:
         workers: processes of each rank.
         cache: for remote and packed shards.
         contents: knows the files that were looked at before.
+        by_claims: of remote shards, take what is said of them where something says it, and do not fetch them.
     """
 
     def __init__(
-        self, pool: Pool, stamps: list[Stamp], folder: Path, workers: int, cache: ShardCache, contents: Contents
+        self,
+        pool: Pool,
+        stamps: list[Stamp],
+        folder: Path,
+        workers: int,
+        cache: ShardCache,
+        contents: Contents,
+        by_claims: bool = False,
     ) -> None:
         self.pool, self.stamps, self.folder = pool, stamps, folder
         self.workers, self.cache, self.contents = workers, cache, contents
+        self.by_claims = by_claims and any(is_remote(shard.url) for shard in pool.shards)
         self.kind = [FORMAT, pool.fields.identity()]
         self._entries: list[Entry] = []
         self._report = DataReport()
@@ -76,7 +90,7 @@ class IndexBuilder:
     def identity(self) -> str:
         """What tells this index from those of other pools, and of this one when it has changed."""
         shards = [[shard.url, shard.name, known] for shard, known in zip(self.pool.shards, self.stamps)]
-        return fingerprint([self.kind, shards])
+        return fingerprint([self.kind, shards, *(["claims"] if self.by_claims else [])])
 
     def build(self, target: Path) -> None:
         """Write the index into ``target``; ``index.json`` comes last.
@@ -86,6 +100,11 @@ class IndexBuilder:
         """
         names = self._whole([volume.name for volume in on_rank_zero(lambda: volumes_in(self.folder))])
         work = on_rank_zero(lambda: self._unknown(names))
+        if self.by_claims:
+            pieces = [work[start : start + _CLAIMED_SHARDS] for start in range(0, len(work), _CLAIMED_SHARDS)]
+            done = split_over_ranks(pieces, lambda mine: [self._claim(piece) for piece in mine])
+            names = sorted({*names, *(name for name, _ in done if name)})
+            work = [one for _, rest in done for one in rest]
         groups = _grouped(work, split_over_ranks(work, self._scan))
         names = sorted({*names, *split_over_ranks(groups, lambda mine: [self._gather(group) for group in mine])})
         draft = target / "draft"  # as if nothing were repeated; of another name than what comes of it, on all disks
@@ -129,7 +148,9 @@ class IndexBuilder:
         for name in names:
             shards = volume_at(self.folder, name).shards
             keys = zip(*(shards[part].to_pylist() for part in ("name", "stamp_size", "stamp_mark")))
-            known |= {key: (name, number) for number, key in enumerate(keys)}
+            for number, (key, is_claimed) in enumerate(zip(keys, shards["is_claimed"].to_pylist())):
+                if not is_claimed or (self.by_claims and key not in known):
+                    known[key] = name, number
         return known
 
     def _list(self, names: Sequence[str], draft: Path) -> list[str]:
@@ -148,9 +169,24 @@ class IndexBuilder:
         write_index_table(draft, self._entries, np.empty(0, np.int64))
         return sorted(tables)
 
+    def _claim(self, work: Sequence[Work]) -> tuple[str, list[Work]]:
+        """Make a volume of the shards of which something says what they hold: its name, and the other shards."""
+        with ThreadPoolExecutor(_ASKED) as threads:
+            claims = list(threads.map(lambda one: claimed_uids(one[0], one[1], self.pool.fields), work))
+        found = [self._claimed(*one, uids) for one, uids in zip(work, claims) if uids is not None]
+        rest = [one for one, uids in zip(work, claims) if uids is None]
+        return write_volume(self.folder, self.kind, found, self.contents).name if found else "", rest
+
+    def _claimed(self, shard: Shard, known: Stamp, uids: np.ndarray) -> Found:
+        report = DataReport(logs=False)
+        report.samples = len(uids)
+        load = partial(_claimed_rows, uids)
+        samples = samples_fingerprint(load(), self.pool.fields)
+        return Found(shard.name, known, int(known[0]), load, len(uids), samples, report.as_dict(), is_claimed=True)
+
     def _scan(self, work: Sequence[Work]) -> list[int]:
         """Have parts of the shards of ``work``; how many samples each has."""
-        counts = [_rows_in_part(self.parts, *one, self.pool.fields) for one in work]
+        counts = [rows_in_part(self.parts, *one, self.pool.fields) for one in work]
         todo = [number for number, count in enumerate(counts) if count is None]
         scans = _ShardScans([work[number] for number in todo], self.pool.fields, self.parts, self.cache)
         loader = torch.utils.data.DataLoader(scans, batch_size=None, num_workers=min(self.workers, len(todo)))
@@ -207,12 +243,20 @@ class IndexBuilder:
             "report": self._report.merge(repeats).as_dict(),
             "feature_tars": self._feature_tars,
             "is_remote": any(is_remote(entry.shard.url) for entry in entries),
+            "is_claimed": any(entry.is_claimed for entry in entries),
             "is_packed": any(is_packed(entry.shard.url) for entry in entries),
             "files": files,
         }
         self.contents.written(str(target), files)
         write_sealed(target / "index.json", about)
         shutil.rmtree(target / "draft", ignore_errors=True)
+
+
+def _claimed_rows(uids: np.ndarray) -> np.ndarray:
+    """Rows of which only the uids are known."""
+    rows = np.zeros(len(uids), ROW_DTYPE)
+    rows["uid"] = uids
+    return rows
 
 
 def _grouped(work: Sequence[Work], counts: Sequence[int]) -> list[list[Work]]:
@@ -283,7 +327,7 @@ def _expected(shard: Shard, fields: Fields) -> int | None:
     return promised(shard.url if is_parquet(shard.url) else without_suffix(shard.url) + STATS, fields)
 
 
-def _rows_in_part(parts: Path, shard: Shard, known: Stamp, fields: Fields) -> int | None:
+def rows_in_part(parts: Path, shard: Shard, known: Stamp, fields: Fields) -> int | None:
     """How many samples the part of a shard has; None when there is none that is as it should be."""
     about, rows = read_sealed(parts / f"{shard.name}.json"), parts / f"{shard.name}.npy"
     if about is None or not rows.is_file() or about.get("format") != FORMAT or about["stamp"] != known:

@@ -20,6 +20,7 @@ from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import Contents, read_json, wait_for
 from clipsift_common.tar_samples import split_name
 from selection.pool.build import IndexBuilder
+from selection.pool.learning import Absent, Learner
 from selection.pool.left_out_report import logged_report
 from selection.pool.location import Pool, Shard
 from selection.pool.open_files import OpenFiles
@@ -32,7 +33,7 @@ from selection.pool.volumes.volume import STORED, column
 from selection.samples.fields import Fields
 from selection.samples.scan import IN_JSON, ROW_DTYPE, count_extensions
 from selection.subset import Subset
-from selection.uids import search_uids
+from selection.uids import format_uids, search_uids
 
 SHARD_CACHE_GB = 100.0  # of remote and unpacked shards kept on this machine
 _JOIN_GAP = 1 << 14  # an image and a caption closer than this are read in one go
@@ -80,6 +81,7 @@ class PoolIndex:
         self._files = OpenFiles(self._open)
         self.cache = cache or ShardCache(folder.parents[1] / "shards", int(SHARD_CACHE_GB * 1e9), self.fields)
         self._ahead: queue.SimpleQueue[int] | None = None
+        self._is_claimed, self._learner = about["is_claimed"], Learner(folder.parent / "parts", self.fields)
         self._checked: set[int] = set()
         self.by_ranges = False
 
@@ -91,6 +93,7 @@ class PoolIndex:
         workers: int = 0,
         max_loss: float = 1.0,
         shard_cache_gb: float = SHARD_CACHE_GB,
+        by_claims: bool = False,
     ) -> PoolIndex:
         """Index ``pool`` under ``cache``, or open the index that is there.
 
@@ -98,6 +101,9 @@ class PoolIndex:
         so an interrupted build resumes. A shard whose size or time of change is not the recorded one is
         scanned again. Remote shards are fetched for it and packed ones unpacked, into ``<cache>/shards``, which never
         holds more than ``shard_cache_gb`` gigabytes.
+
+        ``by_claims``: a remote shard whose samples img2dataset's parquet beside it lists is not fetched. Where its
+        samples lie is found when the first of them is read; one that is not there raises :class:`Absent` then.
 
         A collective call.
 
@@ -110,7 +116,8 @@ class PoolIndex:
         folder = Path(cache) / "index"
         shard_cache = ShardCache(Path(cache) / "shards", int(shard_cache_gb * 1e9), pool.fields)
         stamps = stamps_of([shard.url for shard in pool.shards])
-        builder = IndexBuilder(pool, stamps, folder, workers, shard_cache, Contents(Path(cache) / "contents"))
+        contents = Contents(Path(cache) / "contents")
+        builder = IndexBuilder(pool, stamps, folder, workers, shard_cache, contents, by_claims)
         target = folder / on_rank_zero(builder.identity)
         if not builder.is_whole(target):
             builder.build(target)
@@ -214,8 +221,11 @@ class PoolIndex:
 
         Raises:
             ClipsiftError: when its shard is gone or is not the one that was indexed.
+            Absent: when its shard was said to have it and has not.
         """
         entry = self.entries([row])[0]
+        if not entry["image_size"]:
+            entry = self._placed(row, int(entry["shard"]))
         shard = self.shards[int(entry["shard"])]
         image_at, image_size = int(entry["image_offset"]), int(entry["image_size"])
         text_at, text_size = int(entry["text_offset"]), int(entry["text_size"]) & ~IN_JSON
@@ -239,6 +249,23 @@ class PoolIndex:
             image=image[header:],
             caption=caption.strip(),
         )
+
+    def _placed(self, row: int, shard: int) -> np.ndarray:
+        """The entry of a row that is claimed, its shard fetched if it must be."""
+        places, place = self.table.places_of(shard), int(self.table.places_at(np.array([row]))[0])
+
+        def uids() -> np.ndarray:
+            return self.table.entries_at(np.arange(places.start, places.stop))["uid"]
+
+        entries = self._learner.places(shard, uids, partial(self._learn, shard))
+        entry = entries[place - places.start].copy()
+        if not entry["image_size"]:
+            raise Absent(self.shards[shard].name, format_uids(self.uids_of([row]))[0])
+        entry["shard"] = shard
+        return entry
+
+    def _learn(self, shard: int) -> np.ndarray:
+        return self._learner.learn(self.shards[shard], self.table.stamp(shard), partial(self.open_shard, shard))
 
     @property
     def is_streamed(self) -> bool:
@@ -270,6 +297,8 @@ class PoolIndex:
             shard = wanted.get()
             with suppress(ClipsiftError):  # whoever reads the shard will meet the same error
                 self.open_shard(shard).close()
+                if self._is_claimed and self.table.is_claimed(shard):
+                    self._learn(shard)
 
     def open_shard(self, shard: int) -> IO[bytes]:
         """A shard as a local tar, fetched or unpacked if it must be; the caller closes it.

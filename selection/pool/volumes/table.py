@@ -98,6 +98,10 @@ class IndexTable:
     def stamp(self, shard: int) -> Stamp:
         return [self.shards["stamp_size"][shard].as_py(), self.shards["stamp_mark"][shard].as_py()]
 
+    def is_claimed(self, shard: int) -> bool:
+        """Whether the rows of a shard are what is said of it, without their places."""
+        return bool(self.shards["is_claimed"][shard].as_py())
+
     def whereabouts(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(k,) each: the shards of ``rows`` (int64), the numbers of their volumes, and their rows there."""
         return self._of_places(self.places_at(rows))
