@@ -14,7 +14,7 @@ from PIL import Image
 from clipsift_app.report.score_sample import ScoreSample
 from clipsift_app.report.truth import Truth
 from clipsift_common.images import ImageError, decode_image
-from selection.pool.learning import Absent
+from selection.pool.claimed.learning import Absent
 
 PER_BAND = 6
 BAND_SHARE = 0.02  # a band is the outermost 2 % of what was kept or dropped, so that it shows more than one outlier

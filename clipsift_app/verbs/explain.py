@@ -13,8 +13,8 @@ from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import atomic_path
 from clipsift_common.images import ImageError, open_image
 from selection.features.files import FeatureFile
+from selection.pool.claimed.learning import Absent
 from selection.pool.index import Sample
-from selection.pool.learning import Absent
 from selection.recipe.explain import Explanation, explain, format_explanation
 from selection.uids import parse_uids
 

@@ -31,7 +31,7 @@ from clipsift_common.files import (
     write_sealed,
 )
 from clipsift_common.progress import Progress
-from selection.pool.claims import claimed_uids
+from selection.pool.claimed.claims import claimed_uids
 from selection.pool.location import Pool, Shard
 from selection.pool.packed.shards import UNPACKING, fields_in_tar, is_packed, is_parquet
 from selection.pool.promises import promised

@@ -20,7 +20,7 @@ from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import Contents, read_json, wait_for
 from clipsift_common.tar_samples import split_name
 from selection.pool.build import IndexBuilder
-from selection.pool.learning import Absent, Learner
+from selection.pool.claimed.learning import Absent, Learner
 from selection.pool.left_out_report import logged_report
 from selection.pool.location import Pool, Shard
 from selection.pool.open_files import OpenFiles

@@ -16,8 +16,8 @@ from clipsift_common.batches.prefetch import Send, sent_ahead
 from clipsift_common.data_report import DataReport
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.images import DECODER_REMARK, ImageError
+from selection.pool.claimed.learning import Absent
 from selection.pool.index import PoolIndex, Sample
-from selection.pool.learning import Absent
 from training.loading.order import SampleOrder
 from training.loading.permutation import places_at
 from training.loading.slots import PREFETCH, Slot, Slots

@@ -37,7 +37,7 @@ _FILES = ("rows.bin", "uids.bin", "order.bin", "marks.bin", _TABLE)
 class Found:
     """The samples of one shard: what :meth:`load` gives, ``count`` rows of :data:`ROW_DTYPE`, and what is said of them.
 
-    ``is_claimed``: not from the shard itself, but from what a file beside it says (:mod:`selection.pool.claims`).
+    ``is_claimed``: not from the shard itself, but from what a file beside it says (:mod:`selection.pool.claimed`).
     """
 
     name: str

@@ -1,6 +1,7 @@
 """What img2dataset's parquet beside a shard says is in it: one that lies elsewhere need not be fetched for that.
 
-The samples are claimed: that a shard holds them, and where, is known when it comes (:mod:`selection.pool.learning`).
+The samples are claimed: that a shard holds them, and where, is known when it comes
+(:mod:`selection.pool.claimed.learning`).
 """
 
 from __future__ import annotations
