@@ -20,7 +20,8 @@ from clipsift_app.config_files import CONFIGS
 from clipsift_app.doctor.disk import num_parameters
 from clipsift_app.doctor.finding import size
 from evaluation.tasks import TASKS
-from selection.samples.scan import ROW_DTYPE
+from selection.pool.volumes.volume import STORED
+from selection.uids import UID_DTYPE
 
 POOLS = {"small": 12.8e6, "medium": 128e6, "large": 1.28e9, "xlarge": 12.8e9}  # pairs
 TEACHER, WIDTH = "ViT-L-14", 768
@@ -56,7 +57,7 @@ STAGES: dict[str, Callable[[str], float]] = {
 }
 # Bytes of each file.
 FILES: dict[str, Callable[[str], float]] = {
-    "index": lambda scale: 2 * POOLS[scale] * ROW_DTYPE.itemsize,
+    "index": lambda scale: POOLS[scale] * (STORED.itemsize + UID_DTYPE.itemsize + 4),
     "features of one teacher": lambda scale: POOLS[scale] * (2 * WIDTH * 2 + UID_BYTES),
     "one score column, kept twice": lambda scale: 2 * POOLS[scale] * (UID_BYTES + 4),
     "subset file": lambda scale: 16 * KEPT * POOLS[scale],

@@ -36,9 +36,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else this file w
 from benchmarks.loader_data import make_shards, write_shards
 from benchmarks.measure import describe_machine
 from clipsift_common.clip import get_tokenizer
+from clipsift_common.data_report import DataReport
 from clipsift_common.quiet import quiet_libraries
+from selection.pool.build import write_part
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
+from selection.pool.remote import stamp
 from selection.reshard import reshard
 from selection.samples.scan import ROW_DTYPE
 from selection.subset import Subset
@@ -228,15 +231,16 @@ def memory(bench: Bench, count: int) -> None:
 
 
 def _inflated(bench: Bench, count: int) -> Path:
-    """The index with its rows repeated under new uids; the bytes they name are real."""
-    source = next((bench.folder / "cache" / "index").glob("*/index.json")).parent
-    folder = bench.folder / f"index_{count}"
-    folder.mkdir()
-    (folder / "index.json").write_text((source / "index.json").read_text())
-    rows = np.resize(np.load(source / "rows.npy"), count)
-    rows["uid"]["f1"] = np.arange(count)
-    np.save(folder / "rows.npy", rows)
-    return folder
+    """An index of the pool with its rows repeated under new uids; the bytes they name are real."""
+    index, cache, first = bench.index, bench.folder / f"cache_{count}", 0
+    for number, shard in enumerate(index.shards):
+        share = count // len(index.shards) + (number < count % len(index.shards))
+        rows = np.resize(index.entries(index.shard_rows(number)), share)
+        rows["uid"]["f1"] = np.arange(first, first + share)
+        size = int(index.sizes[number])
+        write_part(cache / "index" / "parts", shard.name, stamp(shard.url), size, rows, DataReport(), index.fields)
+        first += share
+    return PoolIndex.build(bench.pool, cache).folder
 
 
 def _read_all_over(folder: Path, count: int) -> int:
@@ -272,7 +276,7 @@ def main() -> None:
         folder = Path(temporary)
         pool = Pool(arguments.images or str(make_shards(folder / "made")))
         bench = Bench(pool, folder, arguments.batch, arguments.batches, arguments.repeats)
-        size = np.mean(bench.index.rows["image_size"])
+        size = np.mean(bench.index.entries(range(len(bench.index)))["image_size"])
         print(f"{len(bench.index):,} pictures of {size / 1000:.0f} kB, {'given' if arguments.images else 'made up'}")
         parts: dict[str, Callable[[], None]] = {
             "rate": lambda: throughput(bench),

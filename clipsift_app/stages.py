@@ -159,7 +159,7 @@ def run_report(out: Path, pool: Pool, cache: Path, truth: str | None, **how: Any
 
 def open_index(pool: Pool, cache: Path) -> PoolIndex | None:
     """The index of the pool, if it has shards."""
-    return PoolIndex.build(pool, cache) if pool.shards else None
+    return PoolIndex.build(pool, cache, by_claims=True) if pool.shards else None
 
 
 def reproduce(run: RunSettings) -> Path:

@@ -166,19 +166,24 @@ def share_out(items: Sequence[T], work: Callable[[T], R]) -> list[R]:
 
     An error of ours is raised on every rank, whichever of them has met it.
     """
+    return split_over_ranks(items, lambda mine: [*map(work, mine)])
+
+
+def split_over_ranks(items: Sequence[T], work: Callable[[Sequence[T]], Sequence[R]]) -> list[R]:
+    """Like :func:`share_out`, with ``work`` that takes a rank's whole share and gives a value for each of it."""
     _check_that_all_call()
-    mine: list[R] = []
+    share: Sequence[R] = []
     error: str | None = None
     try:
-        mine += map(work, items[rank() :: world_size()])
+        share = work(items[rank() :: world_size()])
     except ClipsiftError as problem:
         if world_size() == 1:
             raise
         error = str(problem)
-    parts, errors = zip(*gather_objects((mine, error)))
-    if found := next(filter(None, errors), None):
-        raise ClipsiftError(found)
-    return [parts[number % len(parts)][number // len(parts)] for number in range(len(items))]
+    shares = gather_objects((share, error))
+    if failed := next((error for _, error in shares if error is not None), None):
+        raise ClipsiftError(failed)
+    return [shares[number % world_size()][0][number // world_size()] for number in range(len(items))]
 
 
 def sum_over_ranks(values: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -145,14 +145,22 @@ def array_fingerprint(*arrays: np.ndarray) -> str:
     return digest.hexdigest()[:FINGERPRINT_LENGTH]
 
 
+def _stat(path: str | Path) -> list[int]:
+    """What changes with a file's content."""
+    about = os.stat(path)
+    return [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino]
+
+
 class Contents:
     """Fingerprints of content, kept in ``folder`` with size, times and inode of each file.
 
     A file is read when one of these is new. Only rank 0 should ask: what other nodes see of a disk may be old.
+
+    ``of_file``: what is taken for the fingerprint of a file; a kind of its own needs a folder of its own.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, of_file: Callable[[str | Path], str] = file_fingerprint) -> None:
+        self.folder, self._hash = folder, of_file
 
     def of(self, source: str, files: Sequence[str | Path] | None = None) -> str:
         """The fingerprint of a file's content; of a folder, that of ``files``, by default of all files below it.
@@ -163,13 +171,23 @@ class Contents:
         is_file = files is None and Path(source).is_file()
         return next(iter(contents.values())) if is_file else fingerprint(contents)
 
+    def written(self, source: str, contents: Mapping[str, str]) -> None:
+        """Take note of files below the folder ``source`` that were written just now and will not be written to again:
+        by name the fingerprint of the content."""
+        root = Path(source).resolve()
+        note = {name: [_stat(root / name), content] for name, content in contents.items()}
+        write_json(self._note(root), note)
+
+    def _note(self, root: Path) -> Path:
+        return self.folder / f"{fingerprint(str(root))}.json"
+
     def each(self, source: str, files: Sequence[str | Path] | None = None) -> dict[str, str]:
         """The fingerprint of the content of each of ``files`` (see :meth:`of`), in order, by its name below ``source``.
 
         Raises as :meth:`of`.
         """
         root = Path(source).resolve()
-        note = self.folder / f"{fingerprint(str(root))}.json"
+        note = self._note(root)
         known = read_json(note) if note.is_file() else {}
         if files is None:
             files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
@@ -178,10 +196,9 @@ class Contents:
         names = [Path(path).name if path == root else str(path).removeprefix(f"{root}/") for path in files]
 
         def look(name: str, path: str | Path) -> tuple[list[int], str]:
-            about = Path(path).stat()
-            stamp = [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino]
+            stamp = _stat(path)
             there = known.get(name)
-            return stamp, there[1] if there and there[0] == stamp else file_fingerprint(path)
+            return stamp, there[1] if there and there[0] == stamp else self._hash(path)
 
         try:
             with ThreadPoolExecutor(_READERS) as readers:
@@ -190,7 +207,11 @@ class Contents:
         except OSError as error:
             raise ClipsiftError(f"{source}: cannot be read ({first_line(error)})") from error
         settled = time.time_ns() - _SETTLED
-        kept = {name: [stamp, content] for name, (stamp, content) in found.items() if max(stamp[1:3]) < settled}
+        kept = {
+            name: [stamp, content]
+            for name, (stamp, content) in found.items()
+            if max(stamp[1:3]) < settled or known.get(name) == [stamp, content]
+        }
         if kept != known:
             write_json(note, kept)
         return {name: content for name, (_, content) in found.items()}

@@ -102,7 +102,7 @@ def _copies(index: PoolIndex, rows: np.ndarray, start: int, count: int) -> list[
     first = start - int(np.searchsorted(rows, rows[start]))  # copies of the first sample in the shard before
     copies: list[_Copy] = []
     chosen = rows[start : start + count]
-    for row, uid in zip(chosen.tolist(), format_uids(index.uids[chosen])):
+    for row, uid in zip(chosen.tolist(), format_uids(index.uids_of(chosen))):
         number = copies[-1].number + 1 if copies and copies[-1].row == row else 0 if copies else first
         copies.append(_Copy(row, uid, number))
     return copies
@@ -112,7 +112,7 @@ def _write_shard(index: PoolIndex, copies: list[_Copy], path: Path) -> None:
     with atomic_path(path) as temporary, tarfile.open(temporary, "w") as tar:
         at = 0
         while at < len(copies):
-            number = int(index.rows["shard"][copies[at].row])
+            number = int(index.entries([copies[at].row])["shard"][0])
             stop = at
             while stop < len(copies) and copies[stop].row in index.shard_rows(number):
                 stop += 1
@@ -123,8 +123,8 @@ def _write_shard(index: PoolIndex, copies: list[_Copy], path: Path) -> None:
 def _copy_from(index: PoolIndex, shard: int, copies: list[_Copy], tar: tarfile.TarFile) -> None:
     """Append ``copies``, all of one source shard and in its order."""
     wanted: dict[int, list[_Copy]] = {}
-    for copy in copies:
-        wanted.setdefault(int(index.rows["image_offset"][copy.row]), []).append(copy)
+    for copy, entry in zip(copies, index.entries([copy.row for copy in copies])):
+        wanted.setdefault(int(entry["image_offset"]), []).append(copy)
     fields = index.fields_in(shard)
     with index.open_shard(shard) as handle:
         reader = TarReader(handle, fields.extensions(), fields.keys)

@@ -85,9 +85,9 @@ class Selector:
     @cached_property
     def index(self) -> PoolIndex:
         assert isinstance(self.pool, Pool)
-        return PoolIndex.build(
-            self.pool, self.cache, num_workers(self.selection.embedding.workers, self.machine), self.max_loss
-        )
+        workers = num_workers(self.selection.embedding.workers, self.machine)
+        embeds = self.teacher is not None and self.recipe.needs_features
+        return PoolIndex.build(self.pool, self.cache, workers, self.max_loss, by_claims=not embeds)
 
     def run(self) -> Path:
         """Select, unless it is done; return the subset file.

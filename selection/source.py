@@ -87,7 +87,7 @@ def uid_files(index: PoolIndex, folder: Path) -> list[FeatureFile]:
             if not Path(file.path).is_file():
                 rows = index.shard_rows(number)
                 with atomic_path(file.path) as temporary:
-                    pq.write_table(pa.table({"uid": uid_column(index.uids[rows.start : rows.stop])}), temporary)
+                    pq.write_table(pa.table({"uid": uid_column(index.uids_of(rows))}), temporary)
 
     on_rank_zero(write)
     return files

@@ -83,10 +83,11 @@ def batches(
         cache=str(cache),
         **settings,
     )
-    index = data.open_index()
-    if subset is None:
-        kept = Subset(np.array(index.uids))
+    if isinstance(subset, str | Path):
+        data.subset = str(subset)
+        data.setup("fit")
     else:
-        kept = subset if isinstance(subset, Subset) else Subset.of(subset)
-    data.use(index, kept)
+        index = data.open_index()
+        kept = Subset(index.uids) if subset is None else subset if isinstance(subset, Subset) else Subset.of(subset)
+        data.use(index, kept)
     return Batches(data.train_dataloader())

@@ -13,13 +13,14 @@ import numpy as np
 
 from clipsift_common.clip import get_tokenizer, model_config
 from clipsift_common.data_report import DataReport
-from clipsift_common.distributed import rank, world_size
+from clipsift_common.distributed import on_rank_zero, rank, world_size
 from clipsift_common.errors import ClipsiftError
-from clipsift_common.files import array_fingerprint, read_json
+from clipsift_common.files import Contents, array_fingerprint, read_json
 from clipsift_common.images import MAX_PIXELS
 from selection.pool.index import SHARD_CACHE_GB, PoolIndex
 from selection.pool.location import Pool, Shard
 from selection.pool.packed.shards import unpack_command
+from selection.pool.volumes.kept import KeptRows
 from selection.samples.fields import Fields
 from selection.subset import Subset
 from training.loading.encoded import EncodedDataset
@@ -142,7 +143,8 @@ class PoolDataModule(L.LightningDataModule):
         self.obtain: Callable[[], Path] | None = None
         self.index: PoolIndex | None = None
         self.order: SampleOrder | None = None
-        self._kept: Subset | None = None
+        self._file: Path | None = None
+        self._fingerprint: str | None = None
         check_numbers(samples_seen, global_batch, workers, sampling, max_loss, weights, shuffle_window)
 
     @property
@@ -150,14 +152,22 @@ class PoolDataModule(L.LightningDataModule):
         """Steps of the whole run: samples_seen / global_batch, rounded up."""
         return -(-self.samples_seen // self.global_batch)
 
-    def kept(self) -> Subset:
+    def subset_file(self) -> Path:
         """The subset to train on: the file's, or the run's own, which is selected now if it was not before."""
-        if self._kept is None:
+        if self._file is None:
             own = Path(self.out) / "selection" / "subset.npy"
             if self.subset is None and self.obtain is None and not own.is_file():
                 raise ClipsiftError(f"subset: {own} does not exist; select first, or give a subset file")
-            self._kept = Subset.load(self.subset or (self.obtain() if self.obtain else own))
-        return self._kept
+            self._file = Path(self.subset or (self.obtain() if self.obtain else own))
+        return self._file
+
+    def subset_fingerprint(self) -> str:
+        """What tells the subset's uids from others; a collective call, unless the subset was given to :meth:`use`."""
+        if self._fingerprint is None:
+            file = self.subset_file()
+            contents = Contents(Path(self.cache) / "contents" / "subsets", _uids_fingerprint)
+            self._fingerprint = on_rank_zero(lambda: contents.of(str(file)))
+        return self._fingerprint
 
     def earlier_losses(self) -> DataReport:
         """What the pool lost before training: the selection's count when there is one, else the index's."""
@@ -170,19 +180,21 @@ class PoolDataModule(L.LightningDataModule):
     def settings(self) -> dict[str, Any]:
         """What of the data a run's result depends on, as plain values."""
         names = ("samples_seen", "global_batch", "sampling", "weights", "shuffle_window", "decode", "seed")
-        return {name: getattr(self, name) for name in names} | {"subset": array_fingerprint(self.kept().uids)}
+        return {name: getattr(self, name) for name in names} | {"subset": self.subset_fingerprint()}
 
     def setup(self, stage: str) -> None:
         if self.order is not None:
             return
         check_world(self.global_batch, self.trainer.world_size if self.trainer else world_size())
-        kept = self.kept()
-        self.use(self.open_index(), kept)
+        subset = self.subset_fingerprint()
+        index = self.open_index()
+        self._train_on(index, index.kept(subset, lambda: Subset.load(self.subset_file())))
 
     def open_index(self) -> PoolIndex:
         """The pool's index, built when it is not there; a collective call."""
         pool = Pool.shared(self.pool, self.fields)
-        return PoolIndex.build(pool, self.cache, self.workers, self.max_loss, self.shard_cache_gb)
+        by_claims = self.shuffle_window != 0  # single samples are asked for by their places, which claims do not have
+        return PoolIndex.build(pool, self.cache, self.workers, self.max_loss, self.shard_cache_gb, by_claims)
 
     def use(self, index: PoolIndex, subset: Subset) -> None:
         """Train on ``subset`` of an index that is open already; ``setup`` then has nothing to do.
@@ -190,26 +202,32 @@ class PoolDataModule(L.LightningDataModule):
         Raises:
             ClipsiftError: for an empty subset, or one of which the pool has nothing.
         """
-        if not len(subset):
-            raise ClipsiftError(f"subset: {self.subset or 'the selection'} is empty; keep more")
         rows = index.rows_of(subset)
+        self._fingerprint = array_fingerprint(subset.uids)
+        self._train_on(index, KeptRows(rows, len(subset), 0))
+
+    def _train_on(self, index: PoolIndex, kept: KeptRows) -> None:
+        rows = kept.rows
+        if not kept.num_wanted:
+            raise ClipsiftError(f"subset: {self.subset or 'the selection'} is empty; keep more")
         if not len(rows):
             raise ClipsiftError(
-                f"subset: 0 of its {len(subset):,} samples are among the {len(index):,} of pool {self.pool}; "
+                f"subset: 0 of its {kept.num_wanted:,} samples are among the {len(index):,} of pool {self.pool}; "
                 "it was made for another pool"
             )
-        self.index, self._kept = index, subset
-        if len(index) < 2**32:
-            rows = rows.astype(np.uint32)  # half the memory of every worker
+        self.index = index
         window, starts, weights = self._window(index), None, None
         if window or self.weights:
-            ends = np.searchsorted(rows, np.asarray(index.starts))
+            ends = np.searchsorted(rows, index.starts)
             used = np.flatnonzero(np.diff(ends))
             starts = np.append(ends[used], len(rows))
-            weights = shard_weights([index.shards[shard] for shard in used], self.weights) if self.weights else None
-        self.order = SampleOrder(rows, self.num_drawn, self.seed, self.sampling, starts, window, weights)
+            weights = (
+                shard_weights([index.shards[shard] for shard in used.tolist()], self.weights) if self.weights else None
+            )
+        how = self.num_drawn, self.seed, self.sampling, starts, window, weights, kept.uids
+        self.order = SampleOrder(rows, *how)
         if rank() == 0:
-            self._announce(len(rows), len(subset))
+            self._announce(len(rows), kept.num_wanted)
 
     def _window(self, index: PoolIndex) -> int:
         """The window in shards; also decides how remote shards are read, and sees that the cache can hold two."""
@@ -293,6 +311,10 @@ def shard_weights(shards: list[Shard], weights: dict[str, float]) -> np.ndarray:
     if not found.any():
         raise ClipsiftError("data.weights: all shards have the weight 0")
     return found
+
+
+def _uids_fingerprint(path: str | Path) -> str:
+    return array_fingerprint(Subset.load(path).uids)
 
 
 def _image_size(model: str) -> tuple[int, int]:

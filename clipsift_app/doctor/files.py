@@ -26,7 +26,7 @@ def check_files(run: RunSettings, pool: Pool, index: PoolIndex | None, num_pool:
         index: of the shards that were read, by whose samples and sizes the files left out are weighed.
         num_pool: samples in all shards, about.
     """
-    samples, sizes = (index.report.samples, index.sizes) if index else (0, [])
+    samples, sizes = (index.report.samples, index.sizes.tolist()) if index else (0, [])
     report = left_out_report(pool, "shards", samples, lambda _: sizes)
     yield Finding("files", "ok", summarise(report))
     lost, share = report.lost, report.num_lost / max(num_pool + report.num_lost, 1)

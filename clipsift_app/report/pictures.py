@@ -14,6 +14,7 @@ from PIL import Image
 from clipsift_app.report.score_sample import ScoreSample
 from clipsift_app.report.truth import Truth
 from clipsift_common.images import ImageError, decode_image
+from selection.pool.claimed.learning import Absent
 
 PER_BAND = 6
 BAND_SHARE = 0.02  # a band is the outermost 2 % of what was kept or dropped, so that it shows more than one outlier
@@ -77,7 +78,11 @@ class Pairs:
         """(row, pool's sample) of those ``rows`` that are in the pool's shards."""
         for row in rows.tolist():
             if self._places[row] >= 0:
-                yield row, self._index.read(self._places[row])
+                try:
+                    found = self._index.read(self._places[row])
+                except Absent:
+                    continue
+                yield row, found
 
 
 def choose_bands(sample: ScoreSample, column: str, titles: Sequence[str] = tuple(BANDS)) -> list[Band]:

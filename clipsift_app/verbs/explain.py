@@ -13,6 +13,7 @@ from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import atomic_path
 from clipsift_common.images import ImageError, open_image
 from selection.features.files import FeatureFile
+from selection.pool.claimed.learning import Absent
 from selection.pool.index import Sample
 from selection.recipe.explain import Explanation, explain, format_explanation
 from selection.uids import parse_uids
@@ -39,7 +40,10 @@ def run(arguments: list[str]) -> None:
     index = open_index(about.candidates(), about.cache)
     row = int(index.find(parse_uids([explanation.uid]))[0]) if index is not None else -1
     if index is not None and row >= 0:
-        _show(index.read(row), Path(settings.out or folder / "explain"))
+        try:
+            _show(index.read(row), Path(settings.out or folder / "explain"))
+        except Absent as error:
+            print(f"picture  {error}")
     elif (caption := _caption(about, explanation)) is not None:
         print(f"caption  {caption}")
 

@@ -136,9 +136,9 @@ class _FeatureWriter(BasePredictionWriter):
         path = Path(file.path)
         path.unlink(missing_ok=True)  # of what the shard held before
         self.lost.merge(report, logs=True)
-        about = report.as_dict() | {_SHARD: self.index.shard_fingerprints[shard]}
+        about = report.as_dict() | {_SHARD: self.index.shard_fingerprint(shard)}
         write_json(_report_of(file), about)
-        write_feature_file(path.parent, str(file.name), path.stem, self.index.uids[rows], captions, image, text)
+        write_feature_file(path.parent, str(file.name), path.stem, self.index.uids_of(rows), captions, image, text)
 
 
 def embed(
@@ -180,7 +180,7 @@ def embed(
         stem = index.content_name(shard) if by_content else called
         files[shard] = FeatureFile(str(folder / f"{stem}.parquet"), name, called)
     mine = shards[rank() :: world_size()]
-    todo = [shard for shard in mine if not _is_made(files[shard], index.shard_fingerprints[shard])]
+    todo = [shard for shard in mine if not _is_made(files[shard], index.shard_fingerprint(shard))]
     num_rows = {shard: len(index.shard_rows(shard)) for shard in mine}
     with Progress("embed", sum(num_rows.values()), "pairs") as progress:
         progress.resume(sum(num_rows[shard] for shard in mine if shard not in todo))

@@ -62,8 +62,8 @@ def features_in_tars(index: PoolIndex, towers: Collection[str], folder: Path) ->
     shards = [shard for shard in range(len(index.shards)) if len(index.shard_rows(shard))]
     files = {}
     for shard in shards:
-        stamps = [[index.shards[number].url, index.stamps[number]] for number in [shard, *beside[shard]]]
-        content = fingerprint([index.shard_fingerprints[shard], stamps, sorted(towers)])
+        stamps = [[index.shards[number].url, index.table.stamp(number)] for number in [shard, *beside[shard]]]
+        content = fingerprint([index.shard_fingerprint(shard), stamps, sorted(towers)])
         called = index.shards[shard].name
         files[shard] = FeatureFile(str(folder / f"{called}-{content}.parquet"), WEBDATASET, called)
     mine = shards[rank() :: world_size()]
@@ -205,7 +205,7 @@ def _read(reader: TarReader, member: Member) -> np.ndarray:
 
 def _write(index: PoolIndex, shard: int, beside: Sequence[int], towers: Sequence[str], path: Path) -> None:
     rows = index.shard_rows(shard)
-    entries = index.rows[rows.start : rows.stop]
+    entries = index.entries(rows)
     uids, name = format_uids(entries["uid"]), index.shards[shard].name
     fields, places = index.fields_in(shard), {int(at): place for place, at in enumerate(entries["image_offset"])}
     with index.open_shard(shard) as handle:

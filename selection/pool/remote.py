@@ -13,15 +13,19 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 import fsspec
 import fsspec.asyn
 
+from clipsift_common.distributed import split_over_ranks
 from clipsift_common.errors import ClipsiftError, first_line
+from clipsift_common.progress import track
 
 logger = logging.getLogger("clipsift")
 
@@ -34,6 +38,8 @@ STALL = 60.0  # seconds that a request may take, or a command may be silent
 CHUNK = 8 << 20  # bytes of a request
 
 _PIPE = "pipe:"
+_ASKED = 16  # files that are asked for at a time
+_PIECE = 16  # asked for one after the other
 
 
 class Unreachable(OSError):
@@ -53,14 +59,39 @@ def stamp(url: str) -> Stamp:
     """
     if url.startswith(_PIPE):
         return [-1, ""]
+    if not is_remote(url):
+        try:
+            return stamp_of(os.stat(url))
+        except OSError as error:
+            raise ClipsiftError(f"{url}: cannot be opened ({first_line(error)})") from error
     fs, path = fsspec.core.url_to_fs(url)
-    info = patiently(lambda: fs.info(path), url) if is_remote(url) else _local(url, lambda: fs.info(path))
+    info = patiently(lambda: fs.info(path), url)
     if info.get("size") is None:
         raise ClipsiftError(f"{url}: the server does not say how long it is; use 'pipe:curl -fsS {url}'")
+    return [int(info["size"]), mark_in(info)]
+
+
+def mark_in(info: Mapping[str, Any]) -> str:
+    """What changes with the content, of what a file system says of a file; "" when it says nothing."""
     marks = (
         info.get(name) for name in ("mtime", "ETag", "LastModified", "Last-Modified", "etag", "md5Hash", "blob_id")
     )
-    return [int(info["size"]), str(next((mark for mark in marks if mark), ""))]
+    return str(next((mark for mark in marks if mark), ""))
+
+
+def stamps_of(urls: Sequence[str]) -> list[Stamp]:
+    """The :func:`stamp` of each; a collective call, in which each rank asks for its share.
+
+    Raises as :func:`stamp`.
+    """
+
+    def ask(mine: Sequence[str]) -> list[Stamp]:
+        pieces = [mine[start : start + _PIECE] for start in range(0, len(mine), _PIECE)]
+        with ThreadPoolExecutor(_ASKED) as threads:  # a request each, where shards are remote
+            found = chain.from_iterable(threads.map(lambda piece: [*map(stamp, piece)], pieces))
+            return list(track(found, "look at shards", len(mine), "shards", brief=True))
+
+    return split_over_ranks(urls, ask)
 
 
 def stamp_of(about: os.stat_result) -> Stamp:
@@ -85,13 +116,6 @@ def size_of(url: str) -> int | None:
         return int(stamp(url)[0])
     except ClipsiftError:
         return None
-
-
-def _local(url: str, action: Callable[[], T]) -> T:
-    try:
-        return action()
-    except OSError as error:
-        raise ClipsiftError(f"{url}: cannot be opened ({first_line(error)})") from error
 
 
 def read_range(url: str, start: int, stop: int, size: int) -> bytes:

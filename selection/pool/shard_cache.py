@@ -70,7 +70,7 @@ class ShardCache:
         """Have ``path``, of ``size`` bytes as far as they are known, whose content ``fill`` writes."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with _claimed(self.folder / f"{path.stem}.{size}.part") as part:
+            with held(self.folder / f"{path.stem}.{size}.part") as part:
                 if path.exists():  # another process was faster
                     os.unlink(part.name)
                     return
@@ -149,7 +149,7 @@ class ShardCache:
         for _, length, other in sorted(lying):
             if taken <= self.limit:
                 return
-            with suppress(FileNotFoundError), _claimed(other):
+            with suppress(FileNotFoundError), held(other):
                 other.unlink()
             taken -= length
 
@@ -164,7 +164,7 @@ def _check_unchanged(url: str, known: Stamp) -> None:
 
 
 @contextmanager
-def _claimed(path: Path) -> Iterator[IO[bytes]]:
+def held(path: Path) -> Iterator[IO[bytes]]:
     """``path`` opened for appending, for this process and thread alone; made if it is not there."""
     while True:
         with open(path, "ab") as handle:

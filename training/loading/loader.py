@@ -17,6 +17,7 @@ from clipsift_common.data_report import DataReport
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.images import DECODER_REMARK, ImageError
 from clipsift_common.towers.text import TextLengths
+from selection.pool.claimed.learning import Absent
 from selection.pool.index import PoolIndex, Sample
 from training.loading.order import SampleOrder
 from training.loading.permutation import places_at
@@ -113,7 +114,12 @@ class StepDataset(Dataset):
         for attempt in range(1, _MAX_REPLACEMENTS + 1):
             if self.reading:
                 self.reading.note(row)
-            sample: Sample = self.index.read(row)
+            try:
+                sample: Sample = self.index.read(row)
+            except Absent as error:
+                lost.append((error.cause, error.shard, error.key, error.detail))
+                row = self.order.instead(place, attempt)
+                continue
             said: list[str] = []
             try:
                 self._write(sample.image, place, pixels, said)
@@ -122,9 +128,9 @@ class StepDataset(Dataset):
             except ImageError as error:
                 lost.append((error.cause, sample.shard, sample.key, error.detail))
                 row = self.order.instead(place, attempt)
+        shard, key = lost[-1][1:3]
         raise ClipsiftError(
-            f"no usable image among {_MAX_REPLACEMENTS} samples of the subset; last: {sample.shard} {sample.key}. "
-            "Mend the shards"
+            f"no usable image among {_MAX_REPLACEMENTS} samples of the subset; last: {shard} {key}. Mend the shards"
         )
 
     def _write(self, data: bytes, place: int, out: np.ndarray, said: list[str]) -> None:

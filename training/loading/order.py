@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from clipsift_common.files import array_fingerprint, fingerprint
 from selection.kernels.hashing import hash64
 from selection.pool.index import PoolIndex
+from selection.pool.volumes.kept import UIDS_PRINTED
 from training.loading.permutation import Sampling, draw, permute, replacement
 
-_CHUNK = 1 << 20  # rows fingerprinted at a time
 _SHARDS, _INSIDE, _WHICH, _ROW, _INSTEAD = range(16, 21)  # what a hash is for, apart from permutation.py's purposes
 _PASSES_KEPT = 2  # orders of shards remembered
 
@@ -44,6 +45,7 @@ class SampleOrder:
         starts: (shards + 1,) where in ``rows`` each shard starts, and the end; needed for windows and weights.
         window: shards read at a time; 0: all.
         weights: (shards,) how much more often than others ``resampled`` draws each shard's samples; None: all alike.
+        uids: fingerprints of the rows' uids, :data:`UIDS_PRINTED` at a time; None: they are read when they are wanted.
     """
 
     rows: np.ndarray
@@ -53,20 +55,34 @@ class SampleOrder:
     starts: np.ndarray | None = None
     window: int = 0
     weights: np.ndarray | None = None
+    uids: list[str] | None = None
 
     def fingerprint(self, index: PoolIndex) -> str:
         """Hash that is equal only for the same samples in the same order; it names uids, not places in files."""
-        starts = range(0, len(self.rows), _CHUNK)
-        uids = [array_fingerprint(index.uids[self.rows[start : start + _CHUNK]]) for start in starts]
+        pieces = (self.rows[start : start + UIDS_PRINTED] for start in range(0, len(self.rows), UIDS_PRINTED))
+        uids = self.uids or [array_fingerprint(index.uids_of(piece)) for piece in pieces]
         parts: list[object] = [uids, self.global_batch, self.seed, self.sampling]
         if self.window or self.weights is not None:
             assert self.starts is not None
             parts += [self.window, self.starts.tolist(), None if self.weights is None else self.weights.tolist()]
         return fingerprint(parts)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Where mapped rows lie, in the place of what they are: a worker maps them itself."""
+        state, rows = {**self.__dict__}, self.rows
+        is_file = isinstance(rows, np.memmap) and rows.filename is not None
+        state.pop("_sequence", None)
+        return state | {"rows": (str(rows.filename) if is_file else rows)}  # type: ignore[attr-defined]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        rows = state["rows"]
+        self.__dict__.update(state)
+        if isinstance(rows, str):
+            self.__dict__["rows"] = np.load(rows, mmap_mode="r", allow_pickle=False)
+
     def at(self, places: np.ndarray) -> np.ndarray:
         """The rows at ``places`` (int64, one-dimensional) of the sequence."""
-        return self.rows[self._sequence.draw(places)]
+        return np.asarray(self.rows[self._sequence.draw(places)])
 
     def instead(self, place: int, attempt: int) -> int:
         """The row to try at ``place`` when what stood there cannot be used; ``attempt`` counts from 1."""

@@ -23,6 +23,7 @@ from types import FrameType
 from typing import Any, Generic, TypeVar
 from unittest import mock
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
@@ -252,6 +253,7 @@ _WATCHED: tuple[tuple[Any, str, str], ...] = (
     (os, "scandir", "listed"),
     (os, "stat", "looked_for"),
     (os, "replace", "written"),
+    (pa, "memory_map", "read"),
     (pq, "ParquetFile", "read"),
     (pq, "read_metadata", "read"),
     (pq, "read_schema", "read"),

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
-import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +15,15 @@ from clipsift_common.errors import ClipsiftError
 from helpers.pictures import picture
 from helpers.pools import sample, write_pool
 from helpers.tars import Members, write_tar
+from selection.pool.build import IndexBuilder
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
 from selection.subset import Subset
 from selection.uids import derive_uid, format_uids, parse_uids
+
+FILES = [f"*.volume/{name}.bin" for name in ("rows", "uids", "order", "marks")]
+FILES += ["*.volume/shards.arrow", "*.volume/volume.json"]
+FILES += [f"*[0-9a-f]/{name}" for name in ("index.json", "left_out.npy", "shards.arrow")]
 
 
 def build(folder: Path, cache: Path, **options: float) -> PoolIndex:
@@ -238,13 +242,15 @@ def test_too_much_damage_stops_the_run(tmp_path: Path) -> None:
 def test_a_build_goes_on_where_it_was_and_sees_changes(tmp_path: Path) -> None:
     root = write_pool(tmp_path / "pool", {"0": 3, "1": 3})
     first = build(root, tmp_path / "cache")
-    part = tmp_path / "cache" / "index" / "parts" / "0.npy"
-    before = part.stat().st_mtime_ns
+    (volume,) = (tmp_path / "cache" / "index").glob("*.volume")
+    before = (volume / "rows.bin").stat().st_mtime_ns
     write_tar(root / "shards" / "1.tar", sample("new", 77))
     second = build(root, tmp_path / "cache")
-    assert part.stat().st_mtime_ns == before
+    assert (volume / "rows.bin").stat().st_mtime_ns == before
+    assert len(list((tmp_path / "cache" / "index").glob("*.volume"))) == 2
     assert (len(first), len(second)) == (6, 4)
     assert first.fingerprint != second.fingerprint
+    assert [second.read(row) for row in range(3)] == [first.read(row) for row in range(3)]
 
 
 def test_a_shard_that_changed_or_went_after_indexing_is_named(tmp_path: Path) -> None:
@@ -366,17 +372,41 @@ def test_a_caption_that_shows_something_is_kept(tmp_path: Path, text: str) -> No
     assert len(build(tmp_path / "pool", tmp_path / "cache")) == 1
 
 
-@pytest.mark.parametrize("name", ["*/rows.npy", "*/index.json", "parts/0.npy", "parts/0.json"])
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["a bit", "the end", "nothing left"])
 def test_what_is_not_as_it_was_written_is_made_again(tmp_path: Path, name: str, damage: str) -> None:
+    """Of a pool with a repeated uid, so that no file is without content."""
+    pool = write_pool(tmp_path / "pool", {"0": 3, "1": 2}, start=1), write_pool(tmp_path / "b", {"2": 3}, start=4)
+    location = Pool("::".join(map(str, pool)))
+    rows = [*entries(PoolIndex.build(location, tmp_path / "cache"))]
+    path = next(path for path in (tmp_path / "cache" / "index").glob(name))
+    content = path.read_bytes()
+    at = len(content) // 2
+    bit = content[:at] + bytes([content[at] ^ 8]) + content[at + 1 :]
+    path.write_bytes({"a bit": bit, "the end": content[:-30], "nothing left": b""}[damage])
+    assert [*entries(PoolIndex.build(location, tmp_path / "cache"))] == rows
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["parts/0.npy", "parts/0.json"])
+@pytest.mark.parametrize("damage", ["a bit", "the end", "nothing left"])
+def test_so_is_a_part_of_an_interrupted_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, damage: str
+) -> None:
     root = write_pool(tmp_path / "pool", {"0": 3, "1": 2})
-    rows = build(root, tmp_path / "cache").rows.tolist()
-    path = next((tmp_path / "cache" / "index").glob(name))
-    if "parts" in name:  # looked at when the index is made anew
-        shutil.rmtree(next((tmp_path / "cache" / "index").glob("*/index.json")).parent)
+    rows = [*entries(build(root, tmp_path / "whole"))]
+    with monkeypatch.context() as patch:
+        patch.setattr(IndexBuilder, "_gather", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            build(root, tmp_path / "cache")
+    path = tmp_path / "cache" / "index" / name
     content = path.read_bytes()
     at = content.rindex(b"{", 0, len(content) // 2)
     changed = {"a bit": content[:at] + b"z" + content[at + 1 :], "the end": content[:-30], "nothing left": b""}
     path.write_bytes(changed[damage])
-    assert build(root, tmp_path / "cache").rows.tolist() == rows
-    assert path.read_bytes() == content
+    assert [*entries(build(root, tmp_path / "cache"))] == rows
+    assert not (tmp_path / "cache" / "index" / "parts").exists()
+
+
+def entries(index: PoolIndex) -> list[Any]:
+    return [*index.entries(range(len(index))).tolist()]

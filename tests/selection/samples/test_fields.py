@@ -209,7 +209,7 @@ def test_an_index_belongs_to_its_fields(tmp_path: Path) -> None:
         PoolIndex.build(Pool(str(root), Fields(**fields)), tmp_path / "cache")
         for fields in ({}, {"keys": "last_dot"}, {})
     ]
-    folders = [Path(index.rows.filename).parent for index in built]
+    folders = [index.folder for index in built]
     assert folders[0] == folders[2] != folders[1]
     assert len({index.fingerprint for index in built}) == 1  # the same samples: features and scores serve all
 
