@@ -10,10 +10,10 @@ import argparse
 from pathlib import Path
 
 from benchmarks.measure import describe_machine
-from benchmarks.scale import choosing, indexes, sets
+from benchmarks.scale import choosing, engines, indexes, sets
 from benchmarks.scale.part import Part, exponent, measure
 
-PARTS: dict[str, Part] = {**choosing.PARTS, **indexes.PARTS, **sets.PARTS}
+PARTS: dict[str, Part] = {**choosing.PARTS, **indexes.PARTS, **sets.PARTS, **engines.PARTS}
 
 
 def main() -> None:
