@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ import torch
 
 from clipsift_common.clip import CONFIG_NAME, WEIGHTS_NAME, model_config
 from clipsift_common.distributed import on_rank_zero, world_size
+from clipsift_common.ends import stop
+from clipsift_common.ends.watch import go_on
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import file_fingerprint, fingerprint, read_json, wait_for, write_json
 from clipsift_common.machine import Machine, listed, make_lone_trainer, make_trainer
-from clipsift_common.watch import go_on
 from training.averaging import MovingAverage
 from training.checkpoints import CHECKPOINT_NAME, AtomicCheckpointIO, check_settings
 from training.data import PoolDataModule
@@ -44,11 +45,12 @@ def fit(
     machine: Machine,
     resume: bool = True,
     alone: bool = False,
-    checkpoint_steps: int = 1000,
+    checkpoint_steps: int | Collection[int] = 1000,
     checkpoint_minutes: float = 15.0,
     options: dict[str, Any] | None = None,
     online: OnlineSelection | None = None,
     max_skipped: int = MAX_SKIPPED,
+    last: Sequence[L.Callback] = (),
 ) -> Path:
     """Train, or continue from ``<out>/training/last.ckpt``, or do nothing when the run is complete.
 
@@ -58,10 +60,11 @@ def fit(
         machine: where; its world size must divide the global batch.
         resume: False trains from the start whatever is there.
         alone: train in this process only, although others may exist (the teacher, on rank 0).
-        checkpoint_steps: save after so many steps,
+        checkpoint_steps: save after so many steps (several: after the multiples of each),
         checkpoint_minutes: and after so many minutes.
         options: more options of the Trainer (``log_every_n_steps``, ``gradient_clip_val``, ``logger`` ...).
         online: chooses each step's samples among more; the data module is told to draw so many.
+        last: callbacks that come after our own, and so find each step saved that is to be.
         max_skipped: updates that may be skipped since a loss or gradient is not finite (:mod:`training.guard`).
 
     Returns:
@@ -70,7 +73,7 @@ def fit(
     Raises:
         ClipsiftError: for data that is damaged beyond ``max_loss``, a run that diverges, a checkpoint of other
             settings, a full disk.
-        Interrupted: after SIGTERM or SIGUSR1, with the state saved.
+        Interrupted: after SIGTERM, SIGUSR1 or Ctrl-C, with the state saved.
     """
     folder, options = Path(out) / "training", options or {}
     _check_options(options)
@@ -86,7 +89,8 @@ def fit(
         return folder / "model"
     start = decide(lambda: _checkpoint(folder, settings) if resume else None)
     guard = Guard(folder, max_skipped)
-    supervisor = Supervisor(folder, settings, datamodule.max_loss, checkpoint_steps, checkpoint_minutes, guard)
+    every = (checkpoint_steps,) if isinstance(checkpoint_steps, int) else checkpoint_steps
+    supervisor = Supervisor(folder, settings, datamodule.max_loss, every, checkpoint_minutes, guard, alone)
     if decay := module.hparams["ema"]:  # first: whoever looks at a step's weights finds the average of that step
         options = options | {"callbacks": [MovingAverage(decay, guard), *listed(options.get("callbacks"))]}
     # Metrics first: the row of a step is written before its checkpoint, so a resumed run finds it.
@@ -95,19 +99,19 @@ def fit(
         Metrics(folder / "metrics.csv", datamodule.global_batch, supervisor),
         supervisor,
         *([online] if online else []),
+        *last,
     ]
     trainer = make_fit_trainer(machine, alone, own, options)
     if trainer.is_global_zero:
         (folder / _NOTE).unlink(missing_ok=True)  # of another experiment, or not wanted: these weights will go
     try:
-        with float32_as_open_clip(trainer.strategy.root_device):
+        with stop.listening(), float32_as_open_clip(trainer.strategy.root_device):
             trainer.fit(module, datamodule=datamodule, ckpt_path=start, weights_only=True)
     finally:
         go_on()  # the Trainer has put everything away; what comes of an error is the caller's to say
     if supervisor.interrupted:
-        stopped = Interrupted(trainer.global_step, datamodule.total_steps)
-        logger.warning("training: %s", stopped)
-        raise stopped
+        raise Interrupted(supervisor.interrupted, trainer.global_step, datamodule.total_steps)
+    stop.stop_if_told()
     state = full_state(module.clip)
     decide(lambda: _finish(module, state, datamodule, folder, supervisor, trainer.world_size))
     wait_for(folder / "model" / CONFIG_NAME)

@@ -121,12 +121,14 @@ class Metrics(L.Callback):
             )
 
 
-def begin_table(path: Path, columns: Sequence[str], step: int) -> None:
+def begin_table(path: Path, columns: Sequence[str], step: int) -> int:
     """Write the header, and of an earlier start's rows those up to ``step`` (the first column): later ones belong to
-    steps that were trained, but not saved."""
+    steps that were trained, but not saved. Returns the step of the last row; 0 without one."""
     kept: list[list[str]] = []
     if step and path.is_file():
         with open(path, newline="") as handle:
             kept = [row for row in csv.reader(handle) if len(row) == len(columns) and row[0].isdigit()]
     with atomic_path(path) as temporary, open(temporary, "w", newline="") as handle:
-        csv.writer(handle).writerows([columns, *(row for row in kept if int(row[0]) <= step)])
+        kept = [row for row in kept if int(row[0]) <= step]
+        csv.writer(handle).writerows([columns, *kept])
+    return int(kept[-1][0]) if kept else 0
