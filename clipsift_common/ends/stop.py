@@ -153,6 +153,7 @@ def part() -> None:
     """
     if not _state:
         return
+    _end(_state)
     for thread in _state.telling:
         thread.join(_LOOK)
     give_up = time.monotonic() + 2 * GRACE
