@@ -51,6 +51,7 @@ def check_settings(path: Path, settings: dict[str, Any]) -> None:
         raise ClipsiftError(
             f"{path}: is no checkpoint of clipsift's ({type(error).__name__}); delete it to train from the start"
         ) from error
+    found = {"trainer.precision": settings.get("trainer.precision")} | found  # an earlier release noted none
     changed = sorted(name for name in found.keys() | settings.keys() if found.get(name) != settings.get(name))
     if changed:
         raise ClipsiftError(

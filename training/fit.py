@@ -79,7 +79,10 @@ def fit(
     _check_options(options)
     if not alone:
         options = options | _strategy(machine, module, options)
-    settings = run_settings(module, datamodule) | {"trainer.gradient_clip_val": options.get("gradient_clip_val")}
+    settings = run_settings(module, datamodule) | {
+        "trainer.gradient_clip_val": options.get("gradient_clip_val"),
+        "trainer.precision": machine.precision,
+    }
     if online:
         settings |= online.settings()
         datamodule.num_drawn = online.num_drawn

@@ -19,6 +19,17 @@ def in_a_terminal():
     signal.signal(signal.SIGINT, before)
 
 
+def send(number: int) -> None:
+    """A signal to this process, which takes it before the end of a wait."""
+    os.kill(os.getpid(), number)
+    time.sleep(5)
+
+
+def tell() -> None:
+    threading.Thread(target=stop.told_by_another, args=(stop.INTERRUPTED,)).start()
+    time.sleep(5)
+
+
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """What the other ranks are told."""
@@ -32,8 +43,7 @@ def test_a_signal_stops_what_is_being_done_and_is_told_to_the_others(number: int
     before = signal.getsignal(number)
     with stop.listening():
         with pytest.raises(stop.Stopped) as caught:
-            os.kill(os.getpid(), number)
-            time.sleep(5)
+            send(number)
         stop.part()
     assert caught.value.code == status
     assert signal.getsignal(number) is before
@@ -56,8 +66,7 @@ def test_what_is_deferred_goes_on_until_it_heeds(told: list[int]) -> None:
 
 def test_another_rank_that_was_told_stops_this_one(told: list[int]) -> None:
     with pytest.raises(stop.Stopped) as caught, stop.listening():
-        threading.Thread(target=stop.told_by_another, args=(stop.INTERRUPTED,)).start()
-        time.sleep(5)
+        tell()
     assert caught.value.code == stop.INTERRUPTED
 
 
@@ -71,11 +80,11 @@ def test_a_shell_s_background_ignores_ctrl_c() -> None:
 
 
 def test_handlers_of_a_library_are_taken_back() -> None:
-    with pytest.raises(stop.Stopped), stop.listening():
+    with stop.listening():
         signal.signal(signal.SIGTERM, lambda *_: None)
         stop.listen_again()
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5)
+        with pytest.raises(stop.Stopped):
+            send(signal.SIGTERM)
 
 
 def test_a_forked_child_leaves_the_terminal_s_signals_to_its_parent() -> None:

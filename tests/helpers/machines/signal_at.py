@@ -6,6 +6,7 @@ first at ``STAGE``; ``FOLDER`` is for this launch alone.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import signal
@@ -52,6 +53,7 @@ def _wrap(what: str, call: int, folder: Path, number: signal.Signals, ranks: lis
         holder = getattr(holder, part)
     original, calls = getattr(holder, name), 0
 
+    @functools.wraps(original)  # Lightning looks at signatures
     def wrapped(*args: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
