@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,12 @@ from clipsift_app.run_cli import RunCLI
 from clipsift_common.errors import ClipsiftError
 
 FILE_NAME = "config.yaml"
-_STAGES = ("selection", "training", "evaluation")  # folders of what a run has made
+# Folders of what a run has made, and the settings that nothing depends on while there is none.
+_STAGES = {
+    "selection": ("selection",),
+    "training": ("model", "data", "online", "trainer"),
+    "evaluation": ("evaluation",),
+}
 _LATER = ("eval", "trusted")  # need not be given before the stage that reads them
 
 # What may change between two calls of one run: how and where it is computed, how often it saves and logs, what it is
@@ -40,10 +46,11 @@ def check_recorded(out: Path, resolved: str) -> bool:
         ClipsiftError: naming each setting that differs, then and now.
     """
     path = out / FILE_NAME
-    if not path.is_file() or not any((out / stage).exists() for stage in _STAGES):
+    made = [stage for stage in _STAGES if (out / stage).exists()]
+    if not path.is_file() or not made:
         return True
     then, now = flat(yaml.safe_load(_resolved(path))), flat(yaml.safe_load(resolved))
-    if changed := differences(then, now):
+    if changed := differences(then, now, made):
         words = "; ".join(f"{key}: {_word(before)}, now {_word(after)}" for key, (before, after) in changed.items())
         raise ClipsiftError(
             f"{out}: was made with other settings ({words}); take another --out, "
@@ -52,13 +59,16 @@ def check_recorded(out: Path, resolved: str) -> bool:
     return _sections(then) <= _sections(now)
 
 
-def differences(then: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+def differences(
+    then: dict[str, Any], now: dict[str, Any], made: Collection[str] = tuple(_STAGES)
+) -> dict[str, tuple[Any, Any]]:
     """Which settings (:func:`flat`) make another experiment of a run: then and now, None where there is none.
 
-    A verb without a model has none to differ. A path that is not there any more may differ: its file has moved, and
-    what a result depends on is known by content, too.
+    ``made``: the stages of which something is there. A verb without a model has none to differ. A path that is not
+    there any more may differ: its file has moved, and what a result depends on is known by content, too.
     """
     without = {"model", "data", *_LATER} - (_sections(then) & _sections(now))
+    without |= {section for stage, sections in _STAGES.items() if stage not in made for section in sections}
     return {
         key: (then.get(key), now.get(key))
         for key in sorted(then.keys() | now.keys())

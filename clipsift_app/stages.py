@@ -102,6 +102,7 @@ def run_fit(run: RunSettings, callbacks: Sequence[L.Callback] = ()) -> Path:
         run.machine,
         checkpoint_steps=[steps, *(validate.every_steps for validate in validation)],
         checkpoint_minutes=minutes,
+        checkpoint_keep=run.checkpoint.keep,
         options=options,
         online=_online(run),
         max_skipped=run.max_skipped,

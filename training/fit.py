@@ -18,7 +18,7 @@ from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import file_fingerprint, fingerprint, read_json, wait_for, write_json
 from clipsift_common.machine import Machine, listed, make_lone_trainer, make_trainer
 from training.averaging import MovingAverage
-from training.checkpoints import CHECKPOINT_NAME, AtomicCheckpointIO, check_settings
+from training.checkpoints import KEEP, AtomicCheckpointIO, find_checkpoint
 from training.data import PoolDataModule
 from training.export import export_model
 from training.fsdp import ShardedStrategy, full_state
@@ -47,12 +47,13 @@ def fit(
     alone: bool = False,
     checkpoint_steps: int | Collection[int] = 1000,
     checkpoint_minutes: float = 15.0,
+    checkpoint_keep: int = KEEP,
     options: dict[str, Any] | None = None,
     online: OnlineSelection | None = None,
     max_skipped: int = MAX_SKIPPED,
     last: Sequence[L.Callback] = (),
 ) -> Path:
-    """Train, or continue from ``<out>/training/last.ckpt``, or do nothing when the run is complete.
+    """Train, or continue from the newest whole checkpoint of ``<out>/training``, or find the run complete.
 
     Args:
         module, datamodule: what to train, on what.
@@ -62,6 +63,7 @@ def fit(
         alone: train in this process only, although others may exist (the teacher, on rank 0).
         checkpoint_steps: save after so many steps (several: after the multiples of each),
         checkpoint_minutes: and after so many minutes.
+        checkpoint_keep: how many there are to be, the last one included.
         options: more options of the Trainer (``log_every_n_steps``, ``gradient_clip_val``, ``logger`` ...).
         online: chooses each step's samples among more; the data module is told to draw so many.
         last: callbacks that come after our own, and so find each step saved that is to be.
@@ -90,7 +92,7 @@ def fit(
     if decide(lambda: resume and is_complete(folder, settings)):
         logger.info("training: %s is complete", folder)
         return folder / "model"
-    start = decide(lambda: _checkpoint(folder, settings) if resume else None)
+    start = decide(lambda: find_checkpoint(folder, settings) if resume else None)
     guard = Guard(folder, max_skipped)
     every = (checkpoint_steps,) if isinstance(checkpoint_steps, int) else checkpoint_steps
     supervisor = Supervisor(folder, settings, datamodule.max_loss, every, checkpoint_minutes, guard, alone)
@@ -104,7 +106,7 @@ def fit(
         *([online] if online else []),
         *last,
     ]
-    trainer = make_fit_trainer(machine, alone, own, options)
+    trainer = make_fit_trainer(machine, alone, own, options, checkpoint_keep)
     if trainer.is_global_zero:
         (folder / _NOTE).unlink(missing_ok=True)  # of another experiment, or not wanted: these weights will go
     try:
@@ -153,15 +155,6 @@ def run_settings(module: CLIPModule, datamodule: PoolDataModule) -> dict[str, An
     }
 
 
-def _checkpoint(folder: Path, settings: dict[str, Any]) -> str | None:
-    """The checkpoint to resume from, if there is one, of these settings."""
-    path = folder / CHECKPOINT_NAME
-    if not path.is_file():
-        return None
-    check_settings(path, settings)
-    return str(path)
-
-
 def is_complete(folder: Path, settings: dict[str, Any]) -> bool:
     """Whether ``folder`` holds a finished run of these settings, its weights included."""
     note = folder / _NOTE
@@ -178,12 +171,12 @@ def is_complete(folder: Path, settings: dict[str, Any]) -> bool:
 
 
 def make_fit_trainer(
-    machine: Machine, alone: bool, callbacks: Sequence[L.Callback], options: dict[str, Any]
+    machine: Machine, alone: bool, callbacks: Sequence[L.Callback], options: dict[str, Any], keep: int = KEEP
 ) -> L.Trainer:
     """The Trainer of a run; ``callbacks`` come after those of ``options``."""
     fixed = {
         "max_epochs": 1,  # the one epoch is the whole run
-        "plugins": [AtomicCheckpointIO(), *listed(options.get("plugins"))],
+        "plugins": [AtomicCheckpointIO(keep), *listed(options.get("plugins"))],
         "callbacks": [*listed(options.get("callbacks")), *callbacks],
         "use_distributed_sampler": False,
     }

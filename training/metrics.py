@@ -48,7 +48,9 @@ class Metrics(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         step, total = trainer.train_dataloader.step, int(trainer.num_training_batches)  # type: ignore[union-attr]
         if trainer.is_global_zero:
-            begin_table(self.path, COLUMNS, step)
+            last = begin_table(self.path, COLUMNS, step)
+            if step - last >= trainer.log_every_n_steps:  # type: ignore[attr-defined]
+                logger.warning("%s: the rows from step %d to %d are gone; training goes on", self.path, last + 1, step)
         self._progress = Progress("train", total * self.global_batch)
         self._progress.resume(step * self.global_batch)
         self._logged_at = (step, time.monotonic(), 0.0)

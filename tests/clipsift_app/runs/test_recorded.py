@@ -80,6 +80,13 @@ def test_a_file_that_has_moved_is_no_difference(tmp_path: Path) -> None:
     assert not differences(then, now)
 
 
+def test_what_no_stage_has_used_may_still_change() -> None:
+    """A pool that was selected from may be trained on in another way; what was trained may not."""
+    then, now = {"model.lr": 1, "selection.normalise": True}, {"model.lr": 2, "selection.normalise": False}
+    assert list(differences(then, now, ["selection"])) == ["selection.normalise"]
+    assert list(differences(then, now, ["training"])) == ["model.lr"]
+
+
 def test_a_directory_that_holds_nothing_yet_takes_other_settings(resolved: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed_everything: 99")
     assert check_recorded(tmp_path, resolved)
