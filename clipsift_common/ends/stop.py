@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: not a failure, try again
@@ -215,7 +215,8 @@ def _leave(state: _State) -> None:
     if state is not _state:
         return
     if not state.parent:
-        print(f"clipsift: {Stopped()}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # who cannot say it must end all the same
+            print(f"clipsift: {Stopped()}", file=sys.stderr, flush=True)
     part()
     os._exit(state.status)
 
