@@ -122,7 +122,7 @@ def ours(
     loader.clock = Clock(device)
     with tempfile.TemporaryDirectory() as folder:
         guard = Guard(Path(folder), max_skipped=0)
-        supervisor = Supervisor(Path(folder), {}, 1.0, every_steps=10**9, every_minutes=1e9, guard=guard)
+        supervisor = Supervisor(Path(folder), {}, 1.0, every_steps=(10**9,), every_minutes=1e9, guard=guard)
         metrics = Metrics(Path(folder) / "metrics.csv", options.batch, supervisor)
         trainer = make_fit_trainer(machine, False, [guard, metrics, supervisor, *watching], {"log_every_n_steps": 100})
         supervisor._save = lambda trainer: None  # type: ignore[method-assign]  # theirs saves outside of its loop too

@@ -9,6 +9,7 @@ import sys
 import traceback
 from contextlib import suppress
 
+from clipsift_common.ends import stop
 from clipsift_common.errors import ClipsiftError, expected, say_error
 from clipsift_common.quiet import quiet_libraries
 
@@ -18,27 +19,37 @@ def run_verb(verb: str, arguments: list[str]) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[_Log()])
     logging.getLogger("clipsift").setLevel(logging.INFO)
     quiet_libraries()
-    try:
-        importlib.import_module(f"clipsift_app.verbs.{verb}").run(arguments)
-        sys.stdout.flush()
-    except ClipsiftError as error:
-        say_error(str(error), _rank())
-        return _end_all(1)
-    except KeyboardInterrupt:
-        return _end_all(130)
-    except SystemExit as error:  # --help; a training that was told to stop and has saved
-        if isinstance(error.code, str):
-            print(error.code, file=sys.stderr)
-        status = error.code if isinstance(error.code, int) else int(error.code is not None)
-        return _end_all(1) if status == 1 else status  # Lightning makes that of an interrupt
-    except Exception as error:
-        if line := expected(error):
-            say_error(line, _rank())
-        else:
-            with suppress(OSError):  # who cannot say it must end all the same
-                traceback.print_exc()
-        return _end_all(1)
-    return 0
+    with stop.listening():
+        try:
+            importlib.import_module(f"clipsift_app.verbs.{verb}").run(arguments)
+            sys.stdout.flush()
+        except stop.Stopped as stopped:
+            return _end_stopped(stopped, int(str(stopped.code)))
+        except SystemExit as error:  # --help
+            if isinstance(error.code, str):
+                print(error.code, file=sys.stderr)
+            return error.code if isinstance(error.code, int) else int(error.code is not None)
+        except Exception as error:
+            if told := stop.status():  # the others have gone, or a child of ours, for the same reason
+                return _end_stopped(stop.Stopped(told), told)
+            if line := str(error) if isinstance(error, ClipsiftError) else expected(error):
+                say_error(line, _rank())
+            else:
+                with suppress(OSError):  # who cannot say it must end all the same
+                    traceback.print_exc()
+            return _end_all(1)
+        return 0
+
+
+def _end_stopped(stopped: stop.Stopped, status: int) -> int:
+    if not _rank():
+        with suppress(OSError):
+            print(f"clipsift: {stopped}", file=sys.stderr)
+    from clipsift_common.distributed import world_size  # here: a verb that needs no torch starts at once
+
+    if world_size() > 1:
+        stop.part()
+    return _end_all(status)
 
 
 class _Log(logging.StreamHandler):

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from clipsift_app.recorded import check_recorded
 from clipsift_app.settings import RunSettings
 from clipsift_app.version import commit, device_name, versions
 from clipsift_common.distributed import world_size
@@ -17,8 +18,13 @@ FILE_NAME = "provenance.json"
 
 
 def begin(run: RunSettings, verb: str, arguments: Sequence[str]) -> None:
-    """Save the resolved settings into the run directory and note this start; for rank 0 alone."""
-    run.save()
+    """Save the resolved settings into the run directory and note this start; for rank 0 alone.
+
+    Raises:
+        ClipsiftError: when the directory was made with other settings; nothing is written then.
+    """
+    if check_recorded(run.out, run.resolved):
+        run.save()
     path = run.out / FILE_NAME
     earlier = read_json(path) if path.is_file() else []
     about = {

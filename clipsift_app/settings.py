@@ -15,6 +15,7 @@ from selection.options import check_least
 from selection.pool.location import Pool
 from selection.samples.fields import Fields
 from selection.settings import Selection
+from training.checkpoints import KEEP
 from training.online import Online
 
 
@@ -38,14 +39,16 @@ class Evaluation:
 
 @dataclass
 class Checkpoint:
-    """How often training saves: after so many steps, and after so many minutes."""
+    """How often training saves: after so many steps, and after so many minutes; ``keep``: how many are kept."""
 
     steps: int = 1000
     minutes: float = 15.0
+    keep: int = KEEP
 
     def __post_init__(self) -> None:
         check_least("checkpoint.steps", self.steps, 1)
         check_least("checkpoint.minutes", self.minutes, 0)
+        check_least("checkpoint.keep", self.keep, 1)
 
 
 @dataclass

@@ -111,17 +111,20 @@ def run_fit(run: RunSettings, callbacks: Sequence[L.Callback] = ()) -> Path:
     data.obtain = lambda: run_select(run)
     steps, minutes = run.checkpoint.steps, run.checkpoint.minutes
     options = make_trainer_options(run.trainer)
-    options["callbacks"] = [*listed(options.get("callbacks")), *callbacks, *_validation(run)]
+    options["callbacks"] = [*listed(options.get("callbacks")), *callbacks]
+    validation = _validation(run)
     folder = fit(
         module,
         data,
         run.out,
         run.machine,
-        checkpoint_steps=steps,
+        checkpoint_steps=[steps, *(validate.every_steps for validate in validation)],
         checkpoint_minutes=minutes,
+        checkpoint_keep=run.checkpoint.keep,
         options=options,
         online=_online(run),
         max_skipped=run.max_skipped,
+        last=validation,
     )
     if run.hub:
         logger.info("hub: %s", on_rank_zero(partial(push_model, folder, run.hub)))

@@ -15,6 +15,8 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from clipsift_common.clip import LoadedCLIP, evaluation_transform, get_tokenizer
+from clipsift_common.distributed import on_rank_zero
+from clipsift_common.ends import stop
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import writing
 from evaluation.run import evaluate_in_place
@@ -50,7 +52,8 @@ class Validate(L.Callback):
     """Evaluates the model on ``tasks`` after every so many steps, on all ranks, and leaves the training as it was.
 
     Rows go to ``path`` (step, task, metric, score) and to the Trainer's loggers as ``validation/<task>``. A resumed run
-    resumes after the row of its checkpoint. A task that fails gives a warning, and training goes on.
+    resumes after the row of its checkpoint, which it makes when there is none: a signal ends a validation at once, and
+    training saves before. A task that fails gives a warning, and training goes on.
 
     Args:
         tasks: tasks with a main metric.
@@ -64,15 +67,20 @@ class Validate(L.Callback):
         self.tasks, self.data, self.path, self.every_steps, self.how = tasks, data, path, every_steps, how
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.is_global_zero:
-            begin_table(self.path, COLUMNS, trainer.global_step)
+        step = trainer.global_step
+        if on_rank_zero(lambda: begin_table(self.path, COLUMNS, step)) < step and step % self.every_steps == 0:
+            self._validate(trainer, pl_module, step)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = batch_idx + 1
-        if step % self.every_steps:
+        if step % self.every_steps or trainer.should_stop:
             return
+        with stop.heeding():
+            self._validate(trainer, pl_module, step)
+
+    def _validate(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
         model: Any = pl_module.result
         clip = LoadedCLIP(model, evaluation_transform(model), get_tokenizer(pl_module.hparams["model"]), "in training")
         with _set_aside(model):

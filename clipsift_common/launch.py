@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 
 from clipsift_common.devices import choose_gpus, count_processes, parse_devices, uses_gpus
+from clipsift_common.ends.stop import PARENT_VARIABLE
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.launchers import Environment, Place, find_place, unstarted_tasks
 from clipsift_common.machine import LaunchedMachine, Machine, make_fabric
@@ -42,7 +43,10 @@ def launch(machine: Machine) -> LaunchedMachine:
     num_local = local_processes(machine)
     several = machine.num_nodes * num_local > 1
     fabric = make_fabric(here, MeetingStrategy(place) if several else "auto")
+    if place is None:
+        os.environ[PARENT_VARIABLE] = str(os.getpid())
     fabric.launch()
+    os.environ.pop(PARENT_VARIABLE, None)
     if fabric.global_rank != 0:
         logging.getLogger("clipsift").setLevel(logging.ERROR)
     if place is None:

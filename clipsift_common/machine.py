@@ -16,6 +16,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from clipsift_common.devices import Devices
+from clipsift_common.ends import stop
 from clipsift_common.errors import ClipsiftError, first_line
 from clipsift_common.launchers import Place
 from clipsift_common.place_environment import PlaceEnvironment
@@ -82,8 +83,24 @@ def make_trainer(machine: Machine, **options: Any) -> L.Trainer:
         "enable_model_summary": False,
         "use_distributed_sampler": False,
     }
-    plugins = options.pop("plugins", None)
-    return L.Trainer(**defaults | options, plugins=[machine.environment, *listed(plugins)])
+    fixed = {
+        "plugins": [machine.environment, *listed(options.get("plugins"))],
+        "callbacks": [_OwnSignals(), *listed(options.get("callbacks"))],
+    }
+    return L.Trainer(**defaults | options | fixed)
+
+
+class _OwnSignals(L.Callback):
+    """Lightning has just set its own handlers when a stage starts."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        stop.listen_again()
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        stop.listen_again()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        stop.listen_again()
 
 
 def make_lone_trainer(machine: Machine, **options: Any) -> L.Trainer:

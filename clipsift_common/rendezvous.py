@@ -14,9 +14,9 @@ import torch.distributed as dist
 from lightning.fabric.strategies import DDPStrategy
 
 from clipsift_common.distributed import TIMEOUT
+from clipsift_common.ends.watch import watch
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.launchers import Place
-from clipsift_common.watch import watch
 
 logger = logging.getLogger("clipsift")
 

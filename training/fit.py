@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ import torch
 
 from clipsift_common.clip import CONFIG_NAME, WEIGHTS_NAME, model_config
 from clipsift_common.distributed import on_rank_zero, world_size
+from clipsift_common.ends import stop
+from clipsift_common.ends.watch import go_on
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import file_fingerprint, fingerprint, read_json, wait_for, write_json
 from clipsift_common.machine import Machine, listed, make_lone_trainer, make_trainer
-from clipsift_common.watch import go_on
 from training.averaging import MovingAverage
-from training.checkpoints import CHECKPOINT_NAME, AtomicCheckpointIO, check_settings
+from training.checkpoints import KEEP, AtomicCheckpointIO, find_checkpoint
 from training.data import PoolDataModule
 from training.export import export_model
 from training.fsdp import ShardedStrategy, full_state
@@ -44,13 +45,15 @@ def fit(
     machine: Machine,
     resume: bool = True,
     alone: bool = False,
-    checkpoint_steps: int = 1000,
+    checkpoint_steps: int | Collection[int] = 1000,
     checkpoint_minutes: float = 15.0,
+    checkpoint_keep: int = KEEP,
     options: dict[str, Any] | None = None,
     online: OnlineSelection | None = None,
     max_skipped: int = MAX_SKIPPED,
+    last: Sequence[L.Callback] = (),
 ) -> Path:
-    """Train, or continue from ``<out>/training/last.ckpt``, or do nothing when the run is complete.
+    """Train, or continue from the newest whole checkpoint of ``<out>/training``, or find the run complete.
 
     Args:
         module, datamodule: what to train, on what.
@@ -58,10 +61,12 @@ def fit(
         machine: where; its world size must divide the global batch.
         resume: False trains from the start whatever is there.
         alone: train in this process only, although others may exist (the teacher, on rank 0).
-        checkpoint_steps: save after so many steps,
+        checkpoint_steps: save after so many steps (several: after the multiples of each),
         checkpoint_minutes: and after so many minutes.
+        checkpoint_keep: how many there are to be, the last one included.
         options: more options of the Trainer (``log_every_n_steps``, ``gradient_clip_val``, ``logger`` ...).
         online: chooses each step's samples among more; the data module is told to draw so many.
+        last: callbacks that come after our own, and so find each step saved that is to be.
         max_skipped: updates that may be skipped since a loss or gradient is not finite (:mod:`training.guard`).
 
     Returns:
@@ -70,13 +75,16 @@ def fit(
     Raises:
         ClipsiftError: for data that is damaged beyond ``max_loss``, a run that diverges, a checkpoint of other
             settings, a full disk.
-        Interrupted: after SIGTERM or SIGUSR1, with the state saved.
+        Interrupted: after SIGTERM, SIGUSR1 or Ctrl-C, with the state saved.
     """
     folder, options = Path(out) / "training", options or {}
     _check_options(options)
     if not alone:
         options = options | _strategy(machine, module, options)
-    settings = run_settings(module, datamodule) | {"trainer.gradient_clip_val": options.get("gradient_clip_val")}
+    settings = run_settings(module, datamodule) | {
+        "trainer.gradient_clip_val": options.get("gradient_clip_val"),
+        "trainer.precision": machine.precision,
+    }
     if online:
         settings |= online.settings()
         datamodule.num_drawn = online.num_drawn
@@ -84,9 +92,10 @@ def fit(
     if decide(lambda: resume and is_complete(folder, settings)):
         logger.info("training: %s is complete", folder)
         return folder / "model"
-    start = decide(lambda: _checkpoint(folder, settings) if resume else None)
+    start = decide(lambda: find_checkpoint(folder, settings) if resume else None)
     guard = Guard(folder, max_skipped)
-    supervisor = Supervisor(folder, settings, datamodule.max_loss, checkpoint_steps, checkpoint_minutes, guard)
+    every = (checkpoint_steps,) if isinstance(checkpoint_steps, int) else checkpoint_steps
+    supervisor = Supervisor(folder, settings, datamodule.max_loss, every, checkpoint_minutes, guard, alone)
     if decay := module.hparams["ema"]:  # first: whoever looks at a step's weights finds the average of that step
         options = options | {"callbacks": [MovingAverage(decay, guard), *listed(options.get("callbacks"))]}
     # Metrics first: the row of a step is written before its checkpoint, so a resumed run finds it.
@@ -95,19 +104,19 @@ def fit(
         Metrics(folder / "metrics.csv", datamodule.global_batch, supervisor),
         supervisor,
         *([online] if online else []),
+        *last,
     ]
-    trainer = make_fit_trainer(machine, alone, own, options)
+    trainer = make_fit_trainer(machine, alone, own, options, checkpoint_keep)
     if trainer.is_global_zero:
         (folder / _NOTE).unlink(missing_ok=True)  # of another experiment, or not wanted: these weights will go
     try:
-        with float32_as_open_clip(trainer.strategy.root_device):
+        with stop.listening(), float32_as_open_clip(trainer.strategy.root_device):
             trainer.fit(module, datamodule=datamodule, ckpt_path=start, weights_only=True)
     finally:
         go_on()  # the Trainer has put everything away; what comes of an error is the caller's to say
     if supervisor.interrupted:
-        stopped = Interrupted(trainer.global_step, datamodule.total_steps)
-        logger.warning("training: %s", stopped)
-        raise stopped
+        raise Interrupted(supervisor.interrupted, trainer.global_step, datamodule.total_steps)
+    stop.stop_if_told()
     state = full_state(module.clip)
     decide(lambda: _finish(module, state, datamodule, folder, supervisor, trainer.world_size))
     wait_for(folder / "model" / CONFIG_NAME)
@@ -146,15 +155,6 @@ def run_settings(module: CLIPModule, datamodule: PoolDataModule) -> dict[str, An
     }
 
 
-def _checkpoint(folder: Path, settings: dict[str, Any]) -> str | None:
-    """The checkpoint to resume from, if there is one, of these settings."""
-    path = folder / CHECKPOINT_NAME
-    if not path.is_file():
-        return None
-    check_settings(path, settings)
-    return str(path)
-
-
 def is_complete(folder: Path, settings: dict[str, Any]) -> bool:
     """Whether ``folder`` holds a finished run of these settings, its weights included."""
     note = folder / _NOTE
@@ -171,12 +171,12 @@ def is_complete(folder: Path, settings: dict[str, Any]) -> bool:
 
 
 def make_fit_trainer(
-    machine: Machine, alone: bool, callbacks: Sequence[L.Callback], options: dict[str, Any]
+    machine: Machine, alone: bool, callbacks: Sequence[L.Callback], options: dict[str, Any], keep: int = KEEP
 ) -> L.Trainer:
     """The Trainer of a run; ``callbacks`` come after those of ``options``."""
     fixed = {
         "max_epochs": 1,  # the one epoch is the whole run
-        "plugins": [AtomicCheckpointIO(), *listed(options.get("plugins"))],
+        "plugins": [AtomicCheckpointIO(keep), *listed(options.get("plugins"))],
         "callbacks": [*listed(options.get("callbacks")), *callbacks],
         "use_distributed_sampler": False,
     }

@@ -48,7 +48,9 @@ class Metrics(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         step, total = trainer.train_dataloader.step, int(trainer.num_training_batches)  # type: ignore[union-attr]
         if trainer.is_global_zero:
-            begin_table(self.path, COLUMNS, step)
+            last = begin_table(self.path, COLUMNS, step)
+            if step - last >= trainer.log_every_n_steps:  # type: ignore[attr-defined]
+                logger.warning("%s: the rows from step %d to %d are gone; training goes on", self.path, last + 1, step)
         self._progress = Progress("train", total * self.global_batch)
         self._progress.resume(step * self.global_batch)
         self._logged_at = (step, time.monotonic(), 0.0)
@@ -121,12 +123,14 @@ class Metrics(L.Callback):
             )
 
 
-def begin_table(path: Path, columns: Sequence[str], step: int) -> None:
+def begin_table(path: Path, columns: Sequence[str], step: int) -> int:
     """Write the header, and of an earlier start's rows those up to ``step`` (the first column): later ones belong to
-    steps that were trained, but not saved."""
+    steps that were trained, but not saved. Returns the step of the last row; 0 without one."""
     kept: list[list[str]] = []
     if step and path.is_file():
         with open(path, newline="") as handle:
             kept = [row for row in csv.reader(handle) if len(row) == len(columns) and row[0].isdigit()]
     with atomic_path(path) as temporary, open(temporary, "w", newline="") as handle:
-        csv.writer(handle).writerows([columns, *(row for row in kept if int(row[0]) <= step)])
+        kept = [row for row in kept if int(row[0]) <= step]
+        csv.writer(handle).writerows([columns, *kept])
+    return int(kept[-1][0]) if kept else 0

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import signal
 import time
+from collections.abc import Collection
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning as L
@@ -15,9 +14,10 @@ import torch.distributed as dist
 
 from clipsift_common.data_report import DataReport
 from clipsift_common.distributed import waiting_group
+from clipsift_common.ends import stop
+from clipsift_common.ends.watch import end_soon
 from clipsift_common.errors import ClipsiftError, expected, first_line
 from clipsift_common.files import write_json
-from clipsift_common.watch import end_soon
 from training.checkpoints import CHECKPOINT_NAME, AtomicCheckpointIO, stamp_settings
 from training.guard import Guard
 from training.loading.loader import GlobalBatchLoader
@@ -25,16 +25,14 @@ from training.ranks import gather
 
 logger = logging.getLogger("clipsift")
 
-REQUEUE_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: not a failure, try again
 MIN_SAMPLES_TO_JUDGE = 100  # before that, one broken image may look like a broken pool
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
-class Interrupted(SystemExit):
-    """Training was told to stop, has saved, and the same command resumes; ends the program with exit status 75."""
+class Interrupted(stop.Stopped):
+    """Training was told to stop, has saved, and the same command resumes."""
 
-    def __init__(self, step: int, total_steps: int) -> None:
-        super().__init__(REQUEUE_EXIT_CODE)
+    def __init__(self, status: int, step: int, total_steps: int) -> None:
+        super().__init__(status)
         self.step, self.total_steps = step, total_steps
 
     def __str__(self) -> str:
@@ -45,17 +43,18 @@ class Supervisor(L.Callback):
     """Keeps the ranks together: they save, stop and fail at the same step, or not at all.
 
     Once per step, when every rank has its batch, the ranks add up a few numbers (on the CPU, so a GPU is not waited
-    for): was a signal received, is it time to save, could a shard not be read, how many samples were lost. Whatever
+    for): was one told to stop, is it time to save, could a shard not be read, how many samples were lost. Whatever
     follows is then decided by the same numbers everywhere.
 
     Args:
         folder: ``<out>/training``; gets ``last.ckpt`` and ``data_report.json``.
         settings: plain values that make up the experiment; a checkpoint remembers them.
         max_loss: share of lost samples above which the run stops, in [0, 1].
-        every_steps: save after so many steps.
+        every_steps: save after each multiple of one of these steps.
         every_minutes: and after so many minutes since the last time.
         guard: of the same run, before this in the list of callbacks. A save waits for a step whose update is made:
             the weights before a skipped one may be what it was skipped for.
+        alone: no other rank takes part, although there may be some.
     """
 
     def __init__(
@@ -63,18 +62,19 @@ class Supervisor(L.Callback):
         folder: Path,
         settings: dict[str, Any],
         max_loss: float,
-        every_steps: int,
+        every_steps: Collection[int],
         every_minutes: float,
         guard: Guard,
+        alone: bool = False,
     ) -> None:
         self.folder, self.settings, self.max_loss, self.guard = folder, settings, max_loss, guard
         self.every_steps, self.every_minutes = every_steps, every_minutes
-        self.interrupted = False
+        self.alone = alone
+        self.interrupted = 0  # the status to end with; 0: not told to stop
         self.report = DataReport()  # of all ranks, as of the last checkpoint
         self.seconds = 0.0  # of training, over all starts, as of the last checkpoint
         self._earlier: tuple[DataReport, float] = (DataReport(), 0.0)  # from before this start
-        self._signalled = self._save_due = self._stop_asked = False
-        self._handlers: dict[signal.Signals, Any] = {}
+        self._save_due, self._stop_asked = False, 0
 
     # What a checkpoint holds of this callback.
 
@@ -97,20 +97,27 @@ class Supervisor(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._compare_loaders(trainer)
         self._start = self._saved = time.monotonic()
-        # Lightning's own handlers, set by now, start a collective inside the handler and stop without saving.
-        self._handlers = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        stop.defer(others_wait=not self.alone)
         report = _loader(trainer).report
+        told = stop.status()
         is_time = trainer.is_global_zero and time.monotonic() - self._saved >= 60 * self.every_minutes
-        failed, stop, save, lost, samples = self.sum_over_ranks(
+        failed, requeue, interrupted, save, lost, samples = self.sum_over_ranks(
             trainer,
-            ["error" in batch, self._signalled, is_time, report.num_lost, report.samples],
+            [
+                "error" in batch,
+                told == stop.REQUEUE,
+                told == stop.INTERRUPTED,
+                is_time,
+                report.num_lost,
+                report.samples,
+            ],
         )
-        self._stop_asked = stop > 0
-        self._save_due |= stop + save > 0
+        self._stop_asked = stop.REQUEUE if requeue else stop.INTERRUPTED if interrupted else 0
+        self._save_due |= requeue + interrupted + save > 0
         if failed:
             errors = gather(trainer, batch.get("error"))
             raise ClipsiftError(next(error for error in errors if error))
@@ -125,19 +132,22 @@ class Supervisor(L.Callback):
     ) -> None:
         step = batch_idx + 1
         is_last = step == trainer.num_training_batches
-        self._save_due |= is_last or step % self.every_steps == 0
+        self._save_due |= is_last or any(step % every == 0 for every in self.every_steps)
         if self._save_due and (self.guard.settle(trainer, pl_module, is_last) or is_last):
             self._save(trainer)
             self._save_due = False
-            if self._stop_asked and not is_last:
-                self.interrupted = trainer.should_stop = True
+            if self._stop_asked:
+                stop.agree(self._stop_asked)
+                self.interrupted, trainer.should_stop = self._stop_asked, True
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._restore_handlers()
+        stop.heed()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._restore_handlers()
-        if trainer.world_size > 1:  # the Trainer puts the model away first, which waits for what the GPU still does
+        stop.heed()
+        if trainer.world_size > 1 and not isinstance(
+            exception, stop.Stopped
+        ):  # the Trainer puts the model away first, which waits for what the GPU still does
             end_soon(expected(exception) or first_line(exception))
 
     def sum_over_ranks(self, trainer: L.Trainer, values: list[Any]) -> list[float]:
@@ -173,14 +183,6 @@ class Supervisor(L.Callback):
             datamodule: Any = getattr(trainer, "datamodule")  # noqa: B009 - Lightning does not declare it
             everything = datamodule.earlier_losses().merge(self.report).as_dict()
             write_json(self.folder / "data_report.json", everything | {"training": self.report.as_dict()})
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._signalled = True
-
-    def _restore_handlers(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers = {}
 
 
 def _loader(trainer: L.Trainer) -> GlobalBatchLoader:

@@ -80,7 +80,7 @@ def run(small: bool, folder: Path) -> Iterator[Row]:
         data.use(index, kept)
         module = CLIPModule(name, lr=1e-4, warmup=10, grad_checkpointing=not small)
         guard = Guard(out, max_skipped=0)
-        supervisor = Supervisor(out, {}, max_loss=1.0, every_steps=10**9, every_minutes=1e9, guard=guard)
+        supervisor = Supervisor(out, {}, max_loss=1.0, every_steps=(10**9,), every_minutes=1e9, guard=guard)
         metrics = Metrics(out / "metrics.csv", size, supervisor)
         rate, extra = Rate(), [Compare()] if compare else []
         own = [rate, guard, metrics, supervisor, *extra]  # the rate before a checkpoint is written

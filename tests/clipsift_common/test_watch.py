@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from clipsift_common import watch
+from clipsift_common.ends import watch
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ import lightning as L
 import pytest
 import torch
 
+from clipsift_common.ends.stop import INTERRUPTED, REQUEUE
 from clipsift_common.errors import ClipsiftError
 from helpers.training_run import FailAt
 from training.fit import fit
-from training.supervisor import REQUEUE_EXIT_CODE, Interrupted
+from training.supervisor import Interrupted
 
 LOG_ALL = {"log_every_n_steps": 1}
 
@@ -87,7 +88,7 @@ def test_a_signal_saves_and_ends_for_requeue(uninterrupted, make_data, make_modu
     out, first, second, before = tmp_path / "run", make_module(), make_module(), signal.getsignal(number)
     with pytest.raises(Interrupted) as caught:
         fit(first, make_data(), out, machine, options={"callbacks": [Send()], **LOG_ALL})
-    assert (caught.value.code, caught.value.step) == (REQUEUE_EXIT_CODE, 5)
+    assert (caught.value.code, caught.value.step) == (REQUEUE, 5)
     assert signal.getsignal(number) is before
     assert not (out / "training" / "training.json").exists()
     fit(second, make_data(), out, machine, options=LOG_ALL)
@@ -118,19 +119,37 @@ def ctrl_c():
     signal.signal(signal.SIGINT, before)
 
 
-def test_ctrl_c_during_a_save_leaves_the_checkpoint_before(
-    make_data, make_module, machine, tmp_path, monkeypatch, ctrl_c
-):
+def test_ctrl_c_during_a_save_saves_once_more_and_ends(make_data, make_module, machine, tmp_path, monkeypatch, ctrl_c):
     saved, save = [], torch.save
 
     def interrupted(state, handle):
         saved.append(state["global_step"])
         if saved[-1] == 3:
-            handle.write(b"half of it")
             os.kill(os.getpid(), signal.SIGINT)
         save(state, handle)
 
     monkeypatch.setattr(torch, "save", interrupted)
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted) as caught:
+        fit(make_module(), make_data(), out, machine, checkpoint_steps=1)
+    monkeypatch.undo()
+    assert (caught.value.code, saved) == (INTERRUPTED, [1, 2, 3, 4])
+    module = make_module()
+    fit(module, make_data(), out, machine)
+    assert len(module.record["loss"]) == 9 - 4
+
+
+def test_what_breaks_a_save_leaves_the_checkpoint_before(make_data, make_module, machine, tmp_path, monkeypatch):
+    saved, save = [], torch.save
+
+    def broken(state, handle):
+        saved.append(state["global_step"])
+        if saved[-1] == 3:
+            handle.write(b"half of it")
+            raise KeyboardInterrupt
+        save(state, handle)
+
+    monkeypatch.setattr(torch, "save", broken)
     out = tmp_path / "run"
     with pytest.raises((SystemExit, KeyboardInterrupt)):
         fit(make_module(), make_data(), out, machine, checkpoint_steps=1)
@@ -138,9 +157,6 @@ def test_ctrl_c_during_a_save_leaves_the_checkpoint_before(
     assert saved == [1, 2, 3]
     assert torch.load(out / "training" / "last.ckpt", weights_only=True)["global_step"] == 2
     assert not list((out / "training").glob(".*"))
-    module = make_module()
-    fit(module, make_data(), out, machine)
-    assert len(module.record["loss"]) == 9 - 2
 
 
 def test_a_complete_run_whose_weights_are_others_makes_them_again(make_data, make_module, machine, tmp_path, caplog):

@@ -17,12 +17,12 @@ import torch
 from safetensors.torch import load_file
 from test_golden import check_golden
 
+from clipsift_common.ends.stop import REQUEUE
 from clipsift_common.machine import Machine
 from helpers.machines.ranks import run_ranks, script_environment
 from helpers.training_run import FailAt, RecordingCLIP, data_options, make_online, save_teacher
 from training.data import PoolDataModule
 from training.fit import fit
-from training.supervisor import REQUEUE_EXIT_CODE
 
 pytestmark = pytest.mark.slow
 
@@ -209,7 +209,7 @@ def test_a_signal_to_the_launcher_saves_on_all_ranks(workspace: Path, tmp_path: 
     assert logged == list(range(1, saved + 1)), errors  # stopped right after it saved
     assert saved < 3000
     if number == signal.SIGUSR1:
-        assert f"exitcode  : {REQUEUE_EXIT_CODE}" in errors
+        assert f"exitcode  : {REQUEUE}" in errors
 
 
 def ranks_of(launcher: int) -> list[int]:

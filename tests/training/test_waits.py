@@ -72,7 +72,7 @@ def train(
 ) -> list[list[str]]:
     """What each step waited for."""
     guard = Guard(folder, max_skipped=0)
-    supervisor = Supervisor(folder, {}, 1.0, 10**9, 1e9, guard)
+    supervisor = Supervisor(folder, {}, 1.0, (10**9,), 1e9, guard)
     supervisor._save = lambda trainer: None  # type: ignore[method-assign]  # a checkpoint must wait
     own = [guard, Metrics(folder / "metrics.csv", BATCH, supervisor), supervisor, *([online] if online else [])]
     batches: Any = InMemory(online.num_drawn if online else BATCH)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,6 +27,7 @@ from training.loading.stall import Reading, StallTimer
 from training.loading.transform import TrainTransform
 
 CPU = torch.device("cpu")
+_OUTLIVE = 30  # seconds
 _MAX_REPLACEMENTS = 100  # tries for one place before the pool counts as broken
 
 Batch = dict[str, Any]
@@ -209,7 +211,7 @@ class GlobalBatchLoader:
                 num_workers=self.workers,
                 prefetch_factor=PREFETCH if self.workers else None,
                 pin_memory=self.device.type == "cuda",
-                worker_init_fn=_leave_process_group,
+                worker_init_fn=_outlive_signals,
                 generator=torch.Generator(),  # its own: drawing the workers' seeds must not move the global one
             )
         )
@@ -256,6 +258,12 @@ class GlobalBatchLoader:
         self.step = state["step"]
 
 
-def _leave_process_group(worker: int) -> None:
-    """Keep workers alive when a launcher signals the whole group: the step that saves still needs its batch."""
+def _outlive_signals(worker: int) -> None:
+    """Keep workers alive when a launcher or a scheduler signals all processes: the step that saves needs its batch.
+
+    SIGTERM takes effect some time later, for it is also how DataLoader ends a worker that hangs.
+    """
     os.setpgid(0, 0)
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_OUTLIVE))

@@ -1,7 +1,8 @@
 """Ranks watch each other: that one has ended reaches also those that wait where nothing would tell them, as in NCCL.
 
-Each rank listens to the one before it, in a ring. A connection that breaks without a farewell means that a rank has
-died or failed; who hears it ends too, and so the next one does.
+Each rank listens to the one before it, in a ring. It hears one word: a farewell, or that all are told to stop
+(:mod:`clipsift_common.ends.stop`). A connection that breaks without a word means that a rank has died or failed; who
+hears it ends too, and so the next one does.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ import torch
 import torch.distributed as dist
 
 from clipsift_common.distributed import TIMEOUT
+from clipsift_common.ends import stop
 from clipsift_common.errors import say_error
 
 GRACE = 10.0  # seconds in which a rank may say by itself why it ends
 
+_FAREWELL = 0
+
 _watching: list[threading.Thread] = []
+_said = threading.Lock()  # taken by who says the one word
 _ending: list[threading.Timer] = []
 
 
@@ -30,6 +35,7 @@ def watch() -> None:
     thread = threading.Thread(target=_listen, args=(group,), daemon=True)
     thread.start()
     _watching.append(thread)
+    stop.tell_others(lambda status: _say(status, group))
     atexit.register(_part, group, thread)
 
 
@@ -52,12 +58,16 @@ def go_on() -> None:
 
 
 def _listen(group: dist.ProcessGroup) -> None:
-    before = (dist.get_rank() - 1) % dist.get_world_size()
+    word = torch.empty(1, dtype=torch.int64)
     try:
-        dist.recv(torch.empty(1), before, group)
+        dist.recv(word, (dist.get_rank() - 1) % dist.get_world_size(), group)
     except RuntimeError:  # the connection broke
         time.sleep(GRACE)
-        _end("ended because another rank did")
+        if not stop.status():  # else it is why
+            _end("ended because another rank did")
+    else:
+        if word.item() != _FAREWELL:
+            stop.told_by_another(int(word.item()))
 
 
 def _end(reason: str) -> None:
@@ -65,8 +75,14 @@ def _end(reason: str) -> None:
     os._exit(1)
 
 
+def _say(word: int, group: dist.ProcessGroup) -> None:
+    """Say the one word to the rank that listens to this one."""
+    if _said.acquire(blocking=False):
+        with suppress(RuntimeError):  # it has gone
+            dist.send(torch.tensor([word]), (dist.get_rank() + 1) % dist.get_world_size(), group)
+
+
 def _part(group: dist.ProcessGroup, thread: threading.Thread) -> None:
     """Say farewell, and give the rank before this one time to do so."""
-    with suppress(RuntimeError):  # it has gone
-        dist.send(torch.zeros(1), (dist.get_rank() + 1) % dist.get_world_size(), group)
+    _say(_FAREWELL, group)
     thread.join(GRACE)

@@ -1,0 +1,1 @@
+"""How a process ends before its work is done: told to stop, or because another rank has ended."""
