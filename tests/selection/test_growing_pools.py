@@ -44,7 +44,7 @@ class Work:
         self.done: dict[str, list[str]] = {"scanned": [], "embedded": [], "scored": []}
         self._note(monkeypatch, build, "scan_tar", "scanned", lambda handle, shard, *_: [shard])
         self._note(monkeypatch, embedding._FeatureWriter, "_write", "embedded", self._embedded)
-        self._note(monkeypatch, columns, "_features", "scored", lambda block, _: [file.stem for file in block])
+        self._note(monkeypatch, columns, "_features", "scored", lambda block, *_: [file.stem for file in block])
 
     def _note(self, patch: Any, owner: Any, name: str, kind: str, what: Callable[..., list[str]]) -> None:
         original = getattr(owner, name)
