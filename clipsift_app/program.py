@@ -21,27 +21,35 @@ def run_verb(verb: str, arguments: list[str]) -> int:
     quiet_libraries()
     with stop.listening():
         try:
-            importlib.import_module(f"clipsift_app.verbs.{verb}").run(arguments)
-            sys.stdout.flush()
-        except stop.Stopped as stopped:
+            return _run(verb, arguments)
+        except stop.Stopped as stopped:  # also by a signal that came while something else was being said
             return _end_stopped(stopped, int(str(stopped.code)))
-        except SystemExit as error:  # --help
-            if isinstance(error.code, str):
-                print(error.code, file=sys.stderr)
-            return error.code if isinstance(error.code, int) else int(error.code is not None)
-        except Exception as error:
-            if told := stop.status():  # the others have gone, or a child of ours, for the same reason
-                return _end_stopped(stop.Stopped(told), told)
-            if line := str(error) if isinstance(error, ClipsiftError) else expected(error):
-                say_error(line, _rank())
-            else:
-                with suppress(OSError):  # who cannot say it must end all the same
-                    traceback.print_exc()
-            return _end_all(1)
-        return 0
+
+
+def _run(verb: str, arguments: list[str]) -> int:
+    try:
+        importlib.import_module(f"clipsift_app.verbs.{verb}").run(arguments)
+        sys.stdout.flush()
+    except stop.Stopped:
+        raise
+    except SystemExit as error:  # --help
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    except Exception as error:
+        if told := stop.status():  # the others have gone, or a child of ours, for the same reason
+            raise stop.Stopped(told) from error
+        if line := str(error) if isinstance(error, ClipsiftError) else expected(error):
+            say_error(line, _rank())
+        else:
+            with suppress(OSError):  # who cannot say it must end all the same
+                traceback.print_exc()
+        return _end_all(1)
+    return 0
 
 
 def _end_stopped(stopped: stop.Stopped, status: int) -> int:
+    stop.ignore_further()
     if not _rank():
         with suppress(OSError):
             print(f"clipsift: {stopped}", file=sys.stderr)

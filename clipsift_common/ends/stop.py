@@ -146,6 +146,12 @@ def stop_if_told() -> None:
         raise Stopped(_state.status)
 
 
+def ignore_further() -> None:
+    """What has been told is being done; only a second Ctrl-C makes it faster."""
+    if _state:
+        _state.raised = True
+
+
 def part() -> None:
     """Before this process ends: the others are told, and the rank that started this one ends first.
 
