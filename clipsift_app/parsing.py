@@ -41,7 +41,8 @@ def parse_run(arguments: list[str], needs_eval: bool = True, trains: bool = True
             if settings[key] is None:
                 raise ClipsiftError(f"--{key} is missing")
         make_absolute(settings)
-        settings.include = []  # their keys are in it now
+        settings.include, engine = [], settings.engine  # their keys are in it now
+        settings.engine = "group"  # how this start works is nothing that another repeats
         selection, fields = _made(Selection, settings.selection), _made(Fields, settings.fields)
         online = _made(Online, settings.online) if settings.online else None
         validation = _made(Validation, settings.validation)
@@ -74,6 +75,7 @@ def parse_run(arguments: list[str], needs_eval: bool = True, trains: bool = True
         validation=validation,
         checkpoint=checkpoint,
         machine=machine,
+        engine=engine,
         data=data,
         model=model,
         trainer=trainer,

@@ -10,6 +10,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from clipsift_app.config_checks import check_config_files
 from clipsift_app.settings import Checkpoint, Evaluation
 from clipsift_app.validation import Validation
+from clipsift_common.engines.base import EngineName
 from clipsift_common.errors import ClipsiftError
 from selection.samples.fields import Fields
 from selection.settings import Selection
@@ -53,6 +54,9 @@ class RunCLI(LightningCLI):
         parser.add_argument("--max_loss", type=float, default=0.01, help="Share of samples that may be damaged.")
         parser.add_argument(
             "--max_skipped", type=int, default=MAX_SKIPPED, help="Updates in 1,000 that may be not finite, and skipped."
+        )
+        parser.add_argument(
+            "--engine", type=EngineName, default="group", help="Who embeds and scores: this launch's processes, or ray."
         )
         parser.add_argument("--selection", type=Selection, default=Selection(), help="Which pairs are kept.")
         parser.add_argument("--online", type=Online | None, default=None, help="Keep the best of each super-batch.")

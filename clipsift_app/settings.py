@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clipsift_app.validation import Validation
+from clipsift_common.engines.base import EngineName
 from clipsift_common.files import write_text
 from clipsift_common.machine import Machine
 from evaluation.rules import Precision, Rules
@@ -69,6 +70,7 @@ class RunSettings:
     validation: Validation
     checkpoint: Checkpoint
     machine: Machine
+    engine: EngineName
     data: dict[str, Any]
     model: dict[str, Any]
     trainer: dict[str, Any]

@@ -16,6 +16,8 @@ from clipsift_app.settings import Evaluation, RunSettings
 from clipsift_app.validation import Validate
 from clipsift_common.clip import LoadedCLIP, load_clip
 from clipsift_common.distributed import on_rank_zero
+from clipsift_common.engines.base import Part
+from clipsift_common.engines.on_ray import make_engine
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import read_json
 from clipsift_common.locks import hold
@@ -41,9 +43,28 @@ logger = logging.getLogger("clipsift")
 
 def run_select(run: RunSettings) -> Path:
     """Train the teacher if it is to be trained in place, embed, score, keep; the subset file."""
+    subset = _selector(run).run()
+    about = read_json(subset.with_suffix(".json"))
+    logger.info("selection: %s of %s pairs kept: %s", f"{about['num_kept']:,}", f"{about['num_pool']:,}", subset)
+    return subset
 
+
+def run_score(run: RunSettings) -> Path:
+    """Score and choose nothing; the folder of the score columns."""
+    _selector(run).score()
+    return run.out / "selection" / "scores"
+
+
+def run_score_part(run: RunSettings, part: Part) -> str:
+    """Score a part of the pool; how much that was."""
+    report = _selector(run).score_part(part)
+    lost = "".join(f"; {count:,} {cause}" for cause, count in report.lost.items())
+    return f"{report.samples:,} pairs{lost}"
+
+
+def _selector(run: RunSettings) -> Selector:
     teacher = run.selection.teacher
-    selector = Selector(
+    return Selector(
         selection=run.selection,
         pool=run.candidates(),
         out=run.out,
@@ -53,11 +74,8 @@ def run_select(run: RunSettings) -> Path:
         teacher=partial(load_teacher, run, teacher) if teacher else None,
         trusted=run.trusted,
         max_loss=run.max_loss,
+        engine=make_engine(run.engine, run.machine),
     )
-    subset = selector.run()
-    about = read_json(subset.with_suffix(".json"))
-    logger.info("selection: %s of %s pairs kept: %s", f"{about['num_kept']:,}", f"{about['num_pool']:,}", subset)
-    return subset
 
 
 def load_teacher(run: RunSettings, teacher: Teacher) -> LoadedCLIP:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +37,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         ClipsiftError: when it cannot be written; see :func:`writing`.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")  # pods are all process 1
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

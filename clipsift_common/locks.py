@@ -23,8 +23,10 @@ _OWN_LOCKS = re.compile(r"(^|,)(nolock|localflock|local_lock=(all|posix))(,|$)")
 _held: dict[Path, IO[str]] = {}
 
 
-def hold(folder: Path) -> None:
+def hold(folder: Path, shared: bool = False) -> None:
     """Keep ``folder`` to this launch until rank 0 ends, however it ends; a collective call.
+
+    ``shared``: with others that share it, as parts of one step do.
 
     The lock is POSIX's: it reaches the other nodes on a network file system, and forked workers do not inherit it.
     Where there is no such lock, or it is known not to reach them, a warning says so.
@@ -32,10 +34,10 @@ def hold(folder: Path) -> None:
     Raises:
         ClipsiftError: on every rank, when another start is at work in it.
     """
-    on_rank_zero(lambda: _hold(folder.resolve()))
+    on_rank_zero(lambda: _hold(folder.resolve(), fcntl.LOCK_SH if shared else fcntl.LOCK_EX))
 
 
-def _hold(folder: Path) -> None:
+def _hold(folder: Path, kind: int) -> None:
     if folder in _held:
         return
     path = folder / _NAME
@@ -43,7 +45,7 @@ def _hold(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         handle = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - held until the process ends
     try:
-        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(handle, kind | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:
         handle.seek(0)
         who = handle.read().strip()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import torch
 from clipsift_common.clip import LoadedCLIP
 from clipsift_common.data_report import DataReport
 from clipsift_common.distributed import on_rank_zero
+from clipsift_common.engines.base import GROUP, Group, Part
+from clipsift_common.engines.on_ray import Ray
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.files import (
     Contents,
@@ -30,7 +32,7 @@ from selection.features.files import FeatureFile, FeatureRows
 from selection.features.in_tars import WEBDATASET, features_in_tars
 from selection.features.sizes import count_rows, metadata_report
 from selection.features.target import TRUSTED, load_target
-from selection.features.target_rows import checked_rows
+from selection.features.target_rows import Targets, checked_rows
 from selection.finished import is_done
 from selection.pool.index import PoolIndex
 from selection.pool.location import Pool
@@ -38,9 +40,10 @@ from selection.recipe.gather import PoolFeatures
 from selection.recipe.parsed import ParsedRecipe
 from selection.recipe.stream import choose
 from selection.scoring.column import by_content
-from selection.scoring.columns import BLOCK_ROWS, ScorePlan, column_keys, write_scores
+from selection.scoring.columns import BLOCK_ROWS, ScorePlan, column_keys, lost_in, write_blocks, write_scores
+from selection.scoring.parts import check_parts, claim
 from selection.settings import Selection
-from selection.source import Source, metadata_source, uid_files
+from selection.source import Source, content_of, metadata_contents, metadata_source, uid_files
 
 EMBEDDED = "teacher"  # prefix of the feature arrays that we make ourselves
 
@@ -60,6 +63,7 @@ class Selector:
         trusted: folder of trusted shards, for ``target: trusted``.
         max_loss: share of the pairs that may be damaged, in [0, 1].
         targets: features of target sets by name, (t, d) each; other targets are files or folders.
+        engine: what embeds shards and scores blocks; the rest is done by the processes of this launch.
     """
 
     selection: Selection
@@ -73,6 +77,7 @@ class Selector:
     max_loss: float = 0.01
     targets: Mapping[str, torch.Tensor] = field(default_factory=dict)
     report: DataReport = field(default_factory=DataReport)
+    engine: Group | Ray = GROUP
 
     @cached_property
     def recipe(self) -> ParsedRecipe:
@@ -110,12 +115,8 @@ class Selector:
             return folder / "subset.npy"
         files = source.make()
         plan = replace(self._plan(inputs), content=source.content)
-        lost = write_scores(files, plan, folder / "scores")
-        if source.is_counted:
-            lost.samples = 0
-        self.report.merge(lost)
-        self.report.check(self.max_loss)
-        on_rank_zero(lambda: write_json(folder / "data_report.json", self.report.as_dict()))
+        check_parts(files, plan, folder)
+        self._score(source, files, plan)
         chosen = self._choose(files, plan, folder, str(about["identity"]))
         if not chosen["num_kept"]:
             (folder / "subset.npy").unlink(missing_ok=True)
@@ -123,6 +124,59 @@ class Selector:
         on_rank_zero(lambda: _finish(folder, chosen | about))
         wait_for(folder / "subset.json")
         return folder / "subset.npy"
+
+    def score(self) -> None:
+        """Write the score columns and choose nothing; :meth:`run` finds them. A collective call."""
+        source, inputs = self._source(), on_rank_zero(self._inputs)
+        files = source.make()
+        self._score(source, files, replace(self._plan(inputs), content=source.content))
+
+    def score_part(self, part: Part) -> DataReport:
+        """Write the score columns of a part of the pool's metadata, without a group.
+
+        Returns:
+            Counts of the part's rows that have no score.
+
+        Raises:
+            ClipsiftError: when features must be made first, or the run directory has parts of other scores.
+        """
+        folder, pool = self.out / "selection", self.pool
+        assert isinstance(pool, Pool)
+        if self.teacher and self.recipe.needs_features:
+            raise ClipsiftError(
+                f"score: with --part, the teacher's features are made before: clipsift embed --pool {pool.location} "
+                f"--name {EMBEDDED} --out FEATURES --part {part} and the model's; then give --pool FEATURES/metadata, "
+                f"--selection.features {EMBEDDED} and --selection.teacher null"
+            )
+        files = self._metadata()
+        if not files:
+            raise ClipsiftError(f"score: {pool.location} has no metadata to share by part; clipsift select needs none")
+        plan = self._plan(self._inputs())
+        claim(folder, plan, part.total)
+        blocks = plan.blocks(files)
+        mine: Sequence[Sequence[FeatureFile]] = part.share(blocks)
+        kept = Contents(self.cache / "contents" / f"part-{part.number}-of-{part.total}")
+        contents = metadata_contents([file for block in mine for file in block], pool, kept)
+        plan = replace(plan, content=partial(content_of, contents))
+        write_blocks(blocks, plan, folder / "scores", part)
+        return lost_in(mine, plan, folder / "scores")
+
+    def _score(self, source: Source, files: Sequence[FeatureRows], plan: ScorePlan) -> None:
+        """Write the scores of all files, and what was lost on the way here."""
+        folder = self.out / "selection"
+        if isinstance(self.engine, Ray):
+            plan = plan.on(torch.device("cuda" if self.engine.uses_gpus else "cpu"))
+        lost = write_scores(files, plan, folder / "scores", self.engine)
+        if source.is_counted:
+            lost.samples = 0
+        self.report.merge(lost)
+        self.report.check(self.max_loss)
+        on_rank_zero(lambda: write_json(folder / "data_report.json", self.report.as_dict()))
+
+    def _metadata(self) -> list[FeatureFile]:
+        """The pool's metadata files, with the features that the settings name."""
+        assert isinstance(self.pool, Pool)
+        return [FeatureFile(file.url, self.selection.features, file.name) for file in self.pool.metadata]
 
     def _choose(self, files: Sequence[FeatureRows], plan: ScorePlan, folder: Path, identity: str) -> dict[str, Any]:
         gathered = None
@@ -150,7 +204,7 @@ class Selector:
             return self._in_tars()
         embeds = self.teacher is not None and self.recipe.needs_features
         if self.selection.features or (pool.metadata and not embeds):
-            files = [FeatureFile(file.url, self.selection.features, file.name) for file in pool.metadata]
+            files = self._metadata()
             if not files:
                 raise ClipsiftError(
                     f"pool: {pool.location} has no metadata/*.parquet with features "
@@ -212,27 +266,22 @@ class Selector:
 
     def _plan(self, inputs: Mapping[str, str]) -> ScorePlan:
         device = device_of(self.machine)
-        loaded: dict[str, torch.Tensor] = {}
-        name = self.selection.features or EMBEDDED
-
-        def target(source: str) -> torch.Tensor:
-            if source not in loaded:
-                given = self.targets.get(source)
-                if given is None:
-                    given = load_target(source, self.clip, name, self.cache, device, self.trusted)
-                is_centroids = source in self.recipe.centroids
-                rows = checked_rows(source, given, self.selection.normalise, any_length=is_centroids)
-                loaded[source] = rows.to(device)
-            return loaded[source]
-
-        for source in self.recipe.targets:  # before the ranks part: making one is a collective
-            target(source)
+        loaded = {source: self._target(source, device) for source in self.recipe.targets}
         contents = dict(inputs) | {name: array_fingerprint(rows.cpu().numpy()) for name, rows in loaded.items()}
         block_rows = 0 if self.selection.per_file else BLOCK_ROWS
         columns = self.recipe.columns
         normalise = self.selection.normalise
         keys = column_keys(columns, self.seed, contents, normalise)
+        target = Targets(loaded, device)
         return ScorePlan(columns, keys, self.cache / "scores", self.seed, device, target, block_rows, normalise)
+
+    def _target(self, source: str, device: torch.device) -> torch.Tensor:
+        """(t, d) features of a target set; a collective call."""
+        given = self.targets.get(source)
+        if given is None:
+            name = self.selection.features or EMBEDDED
+            given = load_target(source, self.clip, name, self.cache, device, self.trusted)
+        return checked_rows(source, given, self.selection.normalise, any_length=source in self.recipe.centroids)
 
 
 def _finish(folder: Path, about: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -42,9 +43,15 @@ class Source:
     contents: Mapping[str, str] | None = None
     versions: Mapping[str, int] = field(default_factory=dict)
 
-    def content(self, file: FeatureRows) -> str:
-        """Hash of what is in one of the files that were made."""
-        return self.contents[file.stem] if self.contents else file.fingerprint()
+    @property
+    def content(self) -> Callable[[FeatureRows], str]:
+        """Gives the hash of what is in one of the files that were made; it may be sent to another process."""
+        return partial(content_of, self.contents)
+
+
+def content_of(contents: Mapping[str, str] | None, file: FeatureRows) -> str:
+    """Hash of what is in a file, by name if ``contents`` has it."""
+    return contents[file.stem] if contents else file.fingerprint()
 
 
 def metadata_source(
@@ -53,23 +60,33 @@ def metadata_source(
     """The pool's metadata, known by footers, by the features' checksums and by all else that is in the files, when
     they are here. A collective call."""
 
-    def look() -> tuple[list[str], list[list[str]], dict[str, str]]:
-        with ThreadPoolExecutor(OPEN_FILES) as opened:
-            found = opened.map(FeatureFile.fingerprint, files)
-            footers = list(track(found, "look at metadata", len(files), "files", brief=True))
-        local = [file.local_files() for file in files]
-        paths = [path for part in local for path in part]
-        return footers, local, contents.each(pool.location, paths) if paths else {}
-
-    footers, local, whole = on_rank_zero(look)
+    footers, whole, each = on_rank_zero(lambda: _look(files, pool, contents))
     before = fingerprint(footers)
     identity = fingerprint([before, fingerprint(whole)]) if whole else before
+    return Source(identity, make, before, is_counted=True, contents=each)
+
+
+def metadata_contents(files: Sequence[FeatureFile], pool: Pool, contents: Contents) -> dict[str, str]:
+    """Content by name of some of the pool's metadata files, as :func:`metadata_source` knows them."""
+    return _look(files, pool, contents)[2]
+
+
+def _look(
+    files: Sequence[FeatureFile], pool: Pool, contents: Contents
+) -> tuple[list[str], dict[str, str], dict[str, str]]:
+    """Of each file what its footer says; of each local file its content; of each file by name both together."""
+    with ThreadPoolExecutor(OPEN_FILES) as opened:
+        found_footers = opened.map(FeatureFile.fingerprint, files)
+        footers = list(track(found_footers, "look at metadata", len(files), "files", brief=True))
+    local = [file.local_files() for file in files]
+    paths = [path for part in local for path in part]
+    whole = contents.each(pool.location, paths) if paths else {}
     found = iter(whole.values())
     each = {
         file.stem: fingerprint([footer, *islice(found, len(paths))])
         for file, footer, paths in zip(files, footers, local)
     }
-    return Source(identity, make, before, is_counted=True, contents=each)
+    return footers, whole, each
 
 
 def uid_files(index: PoolIndex, folder: Path) -> list[FeatureFile]:

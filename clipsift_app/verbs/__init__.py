@@ -6,6 +6,7 @@ The table is read before anything else is imported, so this file imports nothing
 VERBS = {
     "reproduce": "select, train, evaluate, report: the whole pipeline from one config; starts or resumes",
     "select": "pool -> features -> score columns -> subset",
+    "score": "the score columns of a selection, choosing nothing; by part (--part 3/200) without a process group",
     "fit": "train on the subset, filtering the shards on the fly; selects first when there is none",
     "evaluate": "a run, or any open_clip model, on DataComp's tasks",
     "report": "a run as one page",

@@ -10,13 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from clipsift_common.distributed import barrier, rank, world_size
 from clipsift_common.errors import ClipsiftError
 from clipsift_common.progress import Progress
 
 T = TypeVar("T")
+
+EngineName = Literal["group", "ray"]
+"""Who embeds and scores: the processes of this launch, or the workers of a Ray cluster."""
 
 
 def one(unit: object) -> int:
@@ -104,6 +107,9 @@ class Part:
     ) -> None:
         """See :class:`Engine`."""
         _do(label, self.share(units), make, is_made, size, counted)
+
+
+GROUP = Group()
 
 
 def part_of(position: int, total: int) -> Part:

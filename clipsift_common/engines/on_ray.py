@@ -11,8 +11,9 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any, TypeVar
 
-from clipsift_common.engines.base import one
+from clipsift_common.engines.base import GROUP, EngineName, Group, one
 from clipsift_common.errors import ClipsiftError, expected, first_line
+from clipsift_common.machine import Machine
 from clipsift_common.progress import Progress
 
 T = TypeVar("T")
@@ -68,6 +69,12 @@ class Ray:
     def uses_gpus(self) -> bool:
         """Whether a task takes a GPU."""
         return connect().cluster_resources().get("GPU", 0) > 0 if self.on_gpus is None else self.on_gpus
+
+
+def make_engine(name: EngineName, machine: Machine) -> Group | Ray:
+    """The engine ``group`` or ``ray``, with GPUs or without as ``machine`` says."""
+    on_gpus = {"auto": None, "cpu": False}.get(machine.accelerator, True)
+    return Ray(on_gpus) if name == "ray" else GROUP
 
 
 def connect() -> ModuleType:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +13,25 @@ from clipsift_common.errors import ClipsiftError
 from selection.features.files import bad_norms, normalised, off_unit, row_norms
 
 logger = logging.getLogger("clipsift")
+
+
+class Targets:
+    """Features of target sets by name, (t, d) each, brought to a device when they are first asked for.
+
+    What is sent to another process are the rows; there they are brought to the device anew.
+    """
+
+    def __init__(self, rows: Mapping[str, torch.Tensor], device: torch.device) -> None:
+        self.rows, self.device = rows, device
+        self._placed: dict[str, torch.Tensor] = {}
+
+    def __call__(self, name: str) -> torch.Tensor:
+        if name not in self._placed:
+            self._placed[name] = self.rows[name].to(self.device)
+        return self._placed[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"rows": self.rows, "device": self.device, "_placed": {}}
 
 
 def checked_rows(name: str, rows: torch.Tensor, normalise: bool = False, any_length: bool = False) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +15,26 @@ from clipsift_common.files import atomic_path
 from selection.uids import parse_uids, uid_column
 
 LostRows = dict[str, list[int]]  # row numbers by cause
+OffUnit = tuple[int, str, int, int, float]  # file of the block, tower, first row, how many rows, the first's length
 
 _PARENT = b"clipsift.parent"  # fingerprint of what the file was made from
 _LOST_ROWS = b"clipsift.lost_rows"  # JSON: the rows that have no score, by cause
+_OFF_UNIT = b"clipsift.off_unit"  # JSON: of a block, in its first file
 
 
 def write_score_file(
-    path: Path, columns: Mapping[str, np.ndarray], parent: str, lost: LostRows, uids: np.ndarray | None = None
+    path: Path,
+    columns: Mapping[str, np.ndarray],
+    parent: str,
+    lost: LostRows,
+    uids: np.ndarray | None = None,
+    off_unit: Sequence[OffUnit] = (),
 ) -> None:
     """Write (n,) float32 ``columns`` beside their ``uids`` (none in a file of the cache), atomically."""
     arrays = {} if uids is None else {"uid": uid_column(uids)}
     arrays |= {name: pa.array(scores, pa.float32()) for name, scores in columns.items()}
     about = {_PARENT: parent.encode(), _LOST_ROWS: json.dumps(lost).encode()}
+    about |= {_OFF_UNIT: json.dumps(off_unit).encode()} if off_unit else {}
     table = pa.table(arrays).replace_schema_metadata(about)
     with atomic_path(path) as temporary:
         # hardly a value occurs twice
@@ -42,6 +50,11 @@ def lost_rows_of(path: Path, parent: str) -> LostRows | None:
         return json.loads(about[_LOST_ROWS]) if about.get(_PARENT) == parent.encode() else None
     except (pa.ArrowException, OSError, KeyError, ValueError):
         return None  # it is made again
+
+
+def off_unit_of(path: Path) -> list[OffUnit]:
+    """What a whole score file says of rows of its block that are not of unit length."""
+    return json.loads((pq.read_schema(path).metadata or {}).get(_OFF_UNIT, b"[]"))
 
 
 class ScoreFile:
