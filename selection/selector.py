@@ -28,6 +28,7 @@ from clipsift_common.images import DECODING
 from clipsift_common.machine import Machine, device_of, num_workers
 from selection.features.arrays import Arrays
 from selection.features.embed import embed
+from selection.features.embedding_note import refuse_unfinished
 from selection.features.files import FeatureFile, FeatureRows
 from selection.features.in_tars import WEBDATASET, features_in_tars
 from selection.features.sizes import count_rows, metadata_report
@@ -174,9 +175,14 @@ class Selector:
         on_rank_zero(lambda: write_json(folder / "data_report.json", self.report.as_dict()))
 
     def _metadata(self) -> list[FeatureFile]:
-        """The pool's metadata files, with the features that the settings name."""
+        """The pool's metadata files, with the features that the settings name. A collective call.
+
+        Raises :class:`ClipsiftError` for features of which only a part was made.
+        """
         assert isinstance(self.pool, Pool)
-        return [FeatureFile(file.url, self.selection.features, file.name) for file in self.pool.metadata]
+        files = [FeatureFile(file.url, self.selection.features, file.name) for file in self.pool.metadata]
+        on_rank_zero(lambda: refuse_unfinished({Path(file.path).parent: None for file in files}))
+        return files
 
     def _choose(self, files: Sequence[FeatureRows], plan: ScorePlan, folder: Path, identity: str) -> dict[str, Any]:
         gathered = None
@@ -255,6 +261,7 @@ class Selector:
             num_workers(embedding.workers, self.machine),
             embedding.precision,
             by_content=True,
+            engine=self.engine,
         )
         self.report.merge(lost)
         return files

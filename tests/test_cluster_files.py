@@ -79,3 +79,23 @@ def test_the_scripts_are_bash_and_give_the_program_its_arguments(tmp_path: Path)
     program = said[said.index("clipsift") :]
     assert program == ["clipsift", "fit", "--config", "configs/trainer/slurm.yaml", "--pool", "a pool", "--out=x"]
     assert "--wait=60" in said
+
+
+def test_parts_are_counted_from_one_by_the_array_and_by_the_indexed_job(tmp_path: Path) -> None:
+    program = tmp_path / "clipsift"
+    program.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
+    program.chmod(0o700)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+    def said(command: list[str], **variables: str) -> list[str]:
+        done = subprocess.run(command, env=path | variables, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
+
+    script = str(REPOSITORY / "configs" / "trainer" / "parts.sh")
+    task = {"SLURM_ARRAY_TASK_ID": "17", "SLURM_CPUS_PER_TASK": "12"}
+    words = said(["bash", script, "200", "score", "--pool", "a pool"], **task)
+    assert words == ["score", "--pool", "a pool", "--part", "17/200"]
+    (pod,) = pods(yaml.safe_load((FOLDER / "parts_job.yaml").read_text()))
+    container = pod["containers"][0]
+    words = said([*container["command"], *container["args"]], JOB_COMPLETION_INDEX="199")
+    assert words == [*container["args"], "--part", "200/200"]

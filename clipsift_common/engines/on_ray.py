@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import ModuleType
 from typing import Any, TypeVar
+
+from torch.utils.data import Dataset
 
 from clipsift_common.engines.base import GROUP, EngineName, Group, one
 from clipsift_common.errors import ClipsiftError, expected, first_line
@@ -110,13 +113,33 @@ def with_one_line(result: Callable[[], Any], unit: object) -> Any:
         raise ClipsiftError(f"{what}; the same command resumes") from error
 
 
+def items_ahead(dataset: Dataset[Any], ahead: int) -> Iterator[Any]:
+    """The items of a map-style ``dataset``, in order, made by tasks of a CPU each, up to ``ahead`` before they are
+    wanted. For a worker that has a GPU, which others are to feed."""
+    import ray
+
+    task, held = ray.remote(_item).options(num_cpus=1), [ray.put(dataset)]
+    length = len(dataset)  # type: ignore[arg-type]  # map-style
+    waiting: deque[Any] = deque()
+    for item in range(length):
+        waiting.append(task.remote(held, item))
+        if len(waiting) > ahead:
+            yield with_one_line(partial(ray.get, waiting.popleft()), item)
+    while waiting:
+        yield with_one_line(partial(ray.get, waiting.popleft()), length - len(waiting))
+
+
+def _item(held: Sequence[Any], item: int) -> Any:
+    return _fetched(held[0])[item]
+
+
 def _make(held: Sequence[Any], unit: Any) -> None:
     """One unit, in a worker. ``held``: a reference in a list, which Ray does not follow by itself for every task."""
     _fetched(held[0])(unit)
 
 
 @lru_cache(maxsize=1)  # a worker's: the step that it is at
-def _fetched(reference: Any) -> Callable[[Any], object]:
+def _fetched(reference: Any) -> Any:
     import ray
 
     return ray.get(reference)
