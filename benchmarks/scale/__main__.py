@@ -10,10 +10,10 @@ import argparse
 from pathlib import Path
 
 from benchmarks.measure import describe_machine
-from benchmarks.scale import choosing, sets
+from benchmarks.scale import choosing, engines, sets
 from benchmarks.scale.part import Part, exponent, measure
 
-PARTS: dict[str, Part] = {**choosing.PARTS, **sets.PARTS}
+PARTS: dict[str, Part] = {**choosing.PARTS, **sets.PARTS, **engines.PARTS}
 
 
 def main() -> None:

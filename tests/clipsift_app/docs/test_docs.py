@@ -38,6 +38,7 @@ SMALL += ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.num_nod
 SMALL += ["--evaluation.workers=0", "--evaluation.tasks=[imagenet1k]", "--model.model=tiny.json"]
 # What a page names and this test makes, by its name here.
 PLACES = {"configs/": f"{REPOSITORY}/configs/", "/data/": "data/", "POOL": "data/shards", "EVAL": "data/evalsets"}
+PLACES |= {"FEATURES/metadata": "data/shards/metadata", "FEATURES": "features"}
 PLACES |= {
     "imagenet*,VTAB": "imagenet1k,vtab/dtd",
     "--clusters 100000": "--clusters 4",

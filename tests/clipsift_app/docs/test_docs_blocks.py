@@ -23,6 +23,7 @@ ELSEWHERE = {
     "python examples/score_pictures.py ": "test_examples.py",
     "python -m venv ": "test_wheel.py makes one",
     "venv/bin/pip install clipsift-": "test_wheel.py installs the wheel",
+    "sbatch --array ": "test_cluster_files.py runs the script; test_parts_program.py the verbs",
     "export NCCL_SOCKET_IFNAME=": "sets variables of libraries that only a cluster has",
 }
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from clipsift_common.engines.base import Group, Part, part_of
-from clipsift_common.engines.on_ray import Ray
+from clipsift_common.engines.base import GROUP, Group, Part, part_of
+from clipsift_common.engines.on_ray import Ray, make_engine
 from clipsift_common.errors import ClipsiftError
+from clipsift_common.machine import Machine
 
 UNITS = [f"unit{number}" for number in range(23)]
 
@@ -61,3 +62,10 @@ def test_ray_with_nothing_to_do_needs_no_cluster(tmp_path: Path) -> None:
     there.make("unit0")
     Ray().do("work", ["unit0"], there.make, there.is_made)
     assert there.made == ["unit0"]
+
+
+def test_the_machine_says_whether_ray_takes_gpus() -> None:
+    assert make_engine("ray", Machine("cpu")) == Ray(on_gpus=False)
+    assert make_engine("ray", Machine("gpu")) == make_engine("ray", Machine("cuda")) == Ray(on_gpus=True)
+    assert make_engine("ray", Machine()) == Ray(on_gpus=None)
+    assert make_engine("group", Machine()) is GROUP
