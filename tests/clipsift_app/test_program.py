@@ -60,7 +60,7 @@ print(sorted({"torch", "lightning", "open_clip", "numpy"} & set(sys.modules)))
     done = python(code, tmp_path)
     lines = done.stdout.splitlines()
     assert (done.returncode, lines[-1]) == (0, "[]"), done.stderr
-    assert "clipsift: error: no verb is named 'slect'; there are reproduce, select, fit" in done.stdout
+    assert "clipsift: error: no verb is named 'slect'; there are reproduce, select, score, fit" in done.stdout
 
 
 def test_the_version_names_commit_torch_and_device(capsys: pytest.CaptureFixture[str]) -> None:

@@ -126,6 +126,7 @@ def shrunk(verb: str, arguments: list[str], out: str) -> list[str]:
     if verb not in RUN_VERBS:
         return arguments
     laptop = any("laptop.yaml" in word or word == "run.yaml" for word in arguments)
+    laptop &= "--selection.teacher null" not in " ".join(arguments)
     training = ["--selection.teacher.train.samples_seen=32", "--selection.teacher.train.global_batch=16"]
     training += ["--selection.teacher.model=tiny.json", "--selection.embedding.workers=0"]
     return [*arguments, *SMALL, *(training if laptop else []), f"--out={out}"]
