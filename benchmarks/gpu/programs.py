@@ -56,7 +56,7 @@ def run(small: bool, folder: Path) -> Iterator[Row]:
 def _agreement(folder: Path, device: str, small: bool) -> Iterator[Row]:
     """The same teacher selects the same on both; teachers trained on both lead to about the same accuracy."""
     (teacher,) = (folder / "cache-cpu" / "teacher").glob("*/training/model")
-    by_cpus = ["--selection.teacher={model: " + str(teacher.absolute()) + "}"]
+    by_cpus = ["--selection.teacher={model: " + str(teacher.absolute()) + ", pretrained: null, train: null}"]
     status = _clipsift("select", folder, device, "by_cpus_teacher", by_cpus)
     yield holds(f"select on the {device} with the CPU's teacher ends with status 0", status == 0, str(status))
     runs = [folder / name / "selection/subset.npy" for name in ("by_cpus_teacher", "cpu", device)]
