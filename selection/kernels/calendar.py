@@ -35,6 +35,7 @@ class Calendar:
         self.folder = folder
         self._buckets: dict[_Bucket, list[np.ndarray]] = {}
         self._sizes: dict[_Bucket, int] = {}
+        self._spilled: set[_Bucket] = set()
         self._open: list[_Bucket] = []  # those that were cut again, each inside the one before
         self._num_held = 0
 
@@ -101,8 +102,9 @@ class Calendar:
         self._sizes.pop(bucket, None)
         parts = self._buckets.pop(bucket, [])
         self._num_held -= sum(map(len, parts))
-        path = self._path(bucket)
-        if path.exists():
+        if bucket in self._spilled:
+            self._spilled.remove(bucket)
+            path = self._path(bucket)
             parts.append(np.fromfile(path, EVENT))
             path.unlink()
         return joined(parts)
@@ -112,6 +114,7 @@ class Calendar:
             with open(self._path(bucket), "ab") as file:
                 for part in parts:
                     part.tofile(file)
+        self._spilled |= self._buckets.keys()
         self._buckets, self._num_held = {}, 0
 
     def _path(self, bucket: _Bucket) -> Path:

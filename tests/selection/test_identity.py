@@ -199,7 +199,7 @@ def test_scores_of_another_version_of_the_code_are_stale(
     world: Path, monkeypatch: pytest.MonkeyPatch, registry: dict[str, Any], name: str, step: dict[str, Any]
 ) -> None:
     select(world, steps=[step])
-    monkeypatch.setitem(registry, name, replace(registry[name], version=2))
+    monkeypatch.setitem(registry, name, replace(registry[name], version=registry[name].version + 1))
     with pytest.raises(ClipsiftError, match=rf"other settings \(the code of {name}\)"):
         select(world, steps=[step])
 
@@ -257,10 +257,13 @@ def test_contents_are_read_again_when_something_touched_them_only(
         (tmp_path / "data" / name).mkdir(parents=True)
         (tmp_path / "data" / name / "0.bin").write_bytes(name.encode() * 100)
     read: list[str] = []
-    real = common_files.file_fingerprint
-    monkeypatch.setattr(common_files, "file_fingerprint", lambda path: read.append(str(path)) or real(path))
+
+    def of_file(path: str | Path) -> str:
+        read.append(str(path))
+        return common_files.file_fingerprint(path)
+
     monkeypatch.setattr(common_files, "_SETTLED", -1)  # the test does not wait for the clock
-    contents = Contents(tmp_path / "cache")
+    contents = Contents(tmp_path / "cache", of_file)
     first = contents.of(str(tmp_path / "data"))
     assert len(read) == 2
     assert contents.of(str(tmp_path / "data")) == first

@@ -94,7 +94,8 @@ def test_a_skipped_update_leaves_no_trace(make, make_data, machine, tmp_path, fa
     expected = by_hand(make(faults), batches, options.get("gradient_clip_val", 0.0), hyper.get("ema", 0.0))
     for name, tensor in load_file(folder / "open_clip_model.safetensors").items():
         if "in_proj_bias" not in name:  # the key's bias: rounding noise
-            torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-5)
+            # An update moves a weight by about lr = 1e-3; Adam makes rounding of a gradient near 0 visible.
+            torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=5e-5)
 
 
 class State(L.Callback):
