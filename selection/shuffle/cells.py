@@ -118,7 +118,7 @@ class _Spill:
 
 def join_samples(paths: Sequence[Path]) -> np.ndarray:
     """(n, d) what :func:`sample_images` has written. Raises :class:`ClipsiftError` for files of different widths."""
-    parts = [np.load(path, mmap_mode="r") for path in paths]
+    parts = [np.load(path) for path in paths]  # not mapped: there may be more of them than files that may be open
     if len({part.shape[1] for part in parts}) > 1:
         raise ClipsiftError("image features of the pool's files differ in width")
     return np.concatenate(parts)

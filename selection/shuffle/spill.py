@@ -6,7 +6,9 @@ from all of them in the order of the sources. Memory does not grow with the rows
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -67,11 +69,21 @@ class Spills:
     def _map(self, path: Path) -> np.ndarray:
         """The array in a file, mapped; kept so, because opening thousands of files for every group takes long."""
         if path not in self._mapped:
-            array = np.load(path, mmap_mode="r")
+            array = self._opened(lambda: np.load(path, mmap_mode="r"))
             if len(self._mapped) == MOST_MAPPED:
                 return array
             self._mapped[path] = array
         return self._mapped[path]
+
+    def _opened(self, opening: Callable[[], np.ndarray]) -> np.ndarray:
+        """What ``opening`` maps; when too many files are open, those that are kept are closed first."""
+        try:
+            return opening()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._mapped:
+                raise
+            self._mapped.clear()
+            return opening()
 
     def sizes(self) -> np.ndarray:
         """(groups,) int64 rows of each group over all sources."""
@@ -94,7 +106,9 @@ class Spills:
                 here = slice(at, at + len(part))
                 places[here] = np.uint64(source << 32) + part["row"]
                 for name in towers:
-                    stores.setdefault(name, unnamed(path.parent, part[name].dtype, (total, part[name].shape[1])))
+                    if name not in stores:
+                        shape = (total, part[name].shape[1])
+                        stores[name] = self._opened(partial(unnamed, path.parent, part[name].dtype, shape))
                     stores[name][here] = part[name]
                 at += len(part)
         return places, {name: torch.from_numpy(store) for name, store in stores.items()}
