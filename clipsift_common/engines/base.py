@@ -52,13 +52,12 @@ class Engine(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class Group:
-    """The processes of this launch, each with its share; one process without a group. ``do`` is a collective call."""
+class _Sharing:
+    """Processes that make their own share of the units, in order."""
 
     def share(self, units: Sequence[T]) -> Sequence[T]:
         """This process's, of ``units``."""
-        return units[rank() :: world_size()]
+        raise NotImplementedError
 
     def do(
         self,
@@ -70,12 +69,34 @@ class Group:
         counted: str = "units",
     ) -> None:
         """See :class:`Engine`."""
-        _do(label, self.share(units), make, is_made, size, counted)
+        mine = self.share(units)
+        with Progress(label, sum(map(size, mine)), counted) as progress:
+            for unit in mine:
+                if is_made(unit):
+                    progress.resume(progress.done + size(unit))
+                else:
+                    make(unit)
+                    progress.advance(size(unit))
+        self._meet()
+
+    def _meet(self) -> None:
+        """Wait for the processes that what comes next needs; none, unless it is said."""
+
+
+@dataclass(frozen=True)
+class Group(_Sharing):
+    """The processes of this launch, each with its share; one process without a group. ``do`` is a collective call."""
+
+    def share(self, units: Sequence[T]) -> Sequence[T]:
+        """This process's, of ``units``."""
+        return units[rank() :: world_size()]
+
+    def _meet(self) -> None:
         barrier()
 
 
 @dataclass(frozen=True)
-class Part:
+class Part(_Sharing):
     """Part ``number``, from 1, of ``total``: a process that knows of no other does its share and ends."""
 
     number: int
@@ -96,18 +117,6 @@ class Part:
         """This part's, of ``units``."""
         return units[self.number - 1 :: self.total]
 
-    def do(
-        self,
-        label: str,
-        units: Sequence[T],
-        make: Callable[[T], object],
-        is_made: Callable[[T], bool],
-        size: Callable[[T], int] = one,
-        counted: str = "units",
-    ) -> None:
-        """See :class:`Engine`."""
-        _do(label, self.share(units), make, is_made, size, counted)
-
 
 GROUP = Group()
 
@@ -115,21 +124,3 @@ GROUP = Group()
 def part_of(position: int, total: int) -> Part:
     """Which of ``total`` parts has the unit at ``position`` of the list."""
     return Part(position % total + 1, total)
-
-
-def _do(
-    label: str,
-    units: Sequence[T],
-    make: Callable[[T], object],
-    is_made: Callable[[T], bool],
-    size: Callable[[T], int],
-    counted: str,
-) -> None:
-    """All ``units``, by this process, in order."""
-    with Progress(label, sum(map(size, units)), counted) as progress:
-        for unit in units:
-            if is_made(unit):
-                progress.resume(progress.done + size(unit))
-            else:
-                make(unit)
-                progress.advance(size(unit))
