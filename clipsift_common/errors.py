@@ -6,6 +6,7 @@ import sys
 from contextlib import suppress
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)
 # torch's, of main memory; the driver's and cuBLAS's, who allocate beside torch
 _NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _PEER_GONE = ("closed by peer", "reset by peer", "Broken pipe", "remote process exited")  # gloo's and NCCL's
@@ -65,3 +66,9 @@ def say_error(line: str, rank: int = 0) -> None:
         with suppress(OSError, ValueError):
             print(f"clipsift: error: {f'rank {rank}: ' if rank else ''}{line}", file=stream, flush=True)
             return
+
+
+def is_out_of_files(error: Exception) -> bool:
+    """Whether too many files are open, by an error of the system's or one of ours that came of it."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    return getattr(cause, "errno", None) in _NO_MORE_FILES

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import resource
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import IO, Generic, TypeVar
 
-from clipsift_common.errors import ClipsiftError
+from clipsift_common.errors import ClipsiftError, is_out_of_files
 
 _MOST = 64  # per process, where a quarter of what it may open is as many
 
@@ -29,8 +28,7 @@ class OpenFiles(Generic[K]):
         try:
             handle = self._opened(key)
         except (ClipsiftError, OSError) as error:
-            cause = error if isinstance(error, OSError) else error.__cause__
-            if getattr(cause, "errno", None) not in (errno.EMFILE, errno.ENFILE) or not self._files:
+            if not is_out_of_files(error) or not self._files:
                 raise
             while self._files:  # the rest of the program has taken the room for them
                 self._files.popitem()[1].close()

@@ -6,7 +6,6 @@ from all of them in the order of the sources. Memory does not grow with the rows
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clipsift_common.errors import is_out_of_files
 from clipsift_common.files import atomic_path, save_array
 from selection.kernels.tiles import tiles
 
@@ -80,7 +80,7 @@ class Spills:
         try:
             return opening()
         except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._mapped:
+            if not is_out_of_files(error) or not self._mapped:
                 raise
             self._mapped.clear()
             return opening()
