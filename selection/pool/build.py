@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from clipsift_common.consecutive import grouped
 from clipsift_common.data_report import DataReport
 from clipsift_common.distributed import on_rank_zero, rank, split_over_ranks
 from clipsift_common.errors import ClipsiftError, first_line
@@ -105,7 +106,7 @@ class IndexBuilder:
             done = split_over_ranks(pieces, lambda mine: [self._claim(piece) for piece in mine])
             names = sorted({*names, *(name for name, _ in done if name)})
             work = [one for _, rest in done for one in rest]
-        groups = _grouped(work, split_over_ranks(work, self._scan))
+        groups = grouped(work, split_over_ranks(work, self._scan), VOLUME_ROWS)[0]
         names = sorted({*names, *split_over_ranks(groups, lambda mine: [self._gather(group) for group in mine])})
         draft = target / "draft"  # as if nothing were repeated; of another name than what comes of it, on all disks
         names = on_rank_zero(lambda: self._list(names, draft))
@@ -257,18 +258,6 @@ def _claimed_rows(uids: np.ndarray) -> np.ndarray:
     rows = np.zeros(len(uids), ROW_DTYPE)
     rows["uid"] = uids
     return rows
-
-
-def _grouped(work: Sequence[Work], counts: Sequence[int]) -> list[list[Work]]:
-    """Shards that follow each other, together until they have :data:`VOLUME_ROWS`."""
-    groups, rows = list[list[Work]](), VOLUME_ROWS
-    for one, count in zip(work, counts):
-        if rows >= VOLUME_ROWS:
-            groups.append([])
-            rows = 0
-        groups[-1].append(one)
-        rows += count
-    return groups
 
 
 def _key(shard: Shard, known: Stamp) -> Key:

@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from clipsift_common.consecutive import grouped
 from clipsift_common.data_report import DataReport
 from clipsift_common.distributed import gather_objects, on_rank_zero
 from clipsift_common.engines.base import GROUP, Engine
@@ -102,14 +103,7 @@ def make_blocks(files: Sequence[Rows], sizes: Sequence[int], block_rows: int) ->
 
     ``sizes``: the rows of each file.
     """
-    blocks: list[list[Rows]] = []
-    rows = block_rows
-    for file, size in zip(files, sizes):
-        if rows >= block_rows:
-            blocks.append([])
-            rows = 0
-        blocks[-1].append(file)
-        rows += size
+    blocks, rows = grouped(files, sizes, block_rows)
     if len(blocks) > 1 and rows < block_rows:
         rest = blocks.pop()
         blocks[-1] += rest
