@@ -49,6 +49,7 @@ class _State:
 
 _state: _State | None = None  # while signals are listened to
 _tellers: list[Callable[[int], None]] = []
+_is_quiet = False
 
 
 @contextmanager
@@ -89,9 +90,14 @@ def status() -> int:
     return _state.status if _state else 0
 
 
-def tell_others(tell: Callable[[int], None]) -> None:
-    """Have ``tell(status)`` called, in a thread, when this process is told to stop and does not save first."""
+def tell_others(tell: Callable[[int], None], is_quiet: bool) -> None:
+    """Have ``tell(status)`` called, in a thread, when this process is told to stop and does not save first.
+
+    ``is_quiet``: another rank says that all were stopped.
+    """
+    global _is_quiet
     _tellers.append(tell)
+    _is_quiet = is_quiet
 
 
 def told_by_another(status: int) -> None:
@@ -163,7 +169,7 @@ def part() -> None:
     for thread in _state.telling:
         thread.join(_LOOK)
     give_up = time.monotonic() + 2 * GRACE
-    while _state.parent == os.getppid() and time.monotonic() < give_up:
+    while _state.parent and _state.parent == os.getppid() and time.monotonic() < give_up:
         time.sleep(0.1)
 
 
@@ -220,7 +226,7 @@ def _leave(state: _State) -> None:
     """End in the middle of what cannot be left otherwise."""
     if state is not _state:
         return
-    if not state.parent:
+    if not _is_quiet:
         with suppress(OSError):  # who cannot say it must end all the same
             print(f"clipsift: {Stopped()}", file=sys.stderr, flush=True)
     part()

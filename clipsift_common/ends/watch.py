@@ -35,7 +35,7 @@ def watch() -> None:
     thread = threading.Thread(target=_listen, args=(group,), daemon=True)
     thread.start()
     _watching.append(thread)
-    stop.tell_others(lambda status: _say(status, group))
+    stop.tell_others(lambda status: _say(status, group), is_quiet=dist.get_rank() > 0)
     atexit.register(_part, group, thread)
 
 

@@ -96,3 +96,12 @@ def test_a_forked_child_leaves_the_terminal_s_signals_to_its_parent() -> None:
             os._exit(7)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
         assert stop.status() == 0
+
+
+def test_the_first_process_of_a_container_waits_for_no_parent(monkeypatch: pytest.MonkeyPatch, told: list[int]) -> None:
+    """It has none: 0 is its parent's number, and that of who was started by no rank."""
+    monkeypatch.setattr(os, "getppid", lambda: 0)
+    with stop.listening():
+        start = time.monotonic()
+        stop.part()
+        assert time.monotonic() - start < stop.GRACE / 2

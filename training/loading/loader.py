@@ -145,10 +145,9 @@ class GlobalBatchLoader:
 
     An iterable of ``len(self)`` batches ``{"image": (b, 3, h, w) uint8, "text": (b, context) int64, "uid": (b, 2)
     int64}`` (uid: the bits of the (high, low) pair), b = global batch / world size, and ``text_lengths``,
-    :class:`clipsift_common.towers.text.TextLengths`. The state is the number of
-    batches given out, equal on all ranks, and the fingerprint of the order, so rank 0's state serves every rank of any
-    world size. Lightning finds ``state_dict`` and saves it with the model; because of ``__len__`` it fetches nothing
-    ahead, so the state is exact.
+    :class:`clipsift_common.towers.text.TextLengths`. The state is the number of batches given out, equal on all ranks,
+    and the fingerprint of the order, so rank 0's state serves every rank of any world size. Lightning finds
+    ``state_dict`` and saves it with the model; because of ``__len__`` it fetches nothing ahead, so the state is exact.
 
     Args:
         device: where the batches are needed. A GPU has them one ahead (:mod:`clipsift_common.batches.prefetch`);
