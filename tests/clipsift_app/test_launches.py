@@ -138,7 +138,7 @@ def test_torchrun_starts_a_group_again_and_the_run_goes_on(
     workspace: Path, one: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS.parent), str(TESTS)]))
-    callback = {"class_path": "helpers.failures.Fails", "init_args": {"rank": 1, "how": "first", "step": 4}}
+    callback = {"class_path": "helpers.machines.failures.Fails", "init_args": {"rank": 1, "how": "first", "step": 4}}
     (workspace / "again.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
     arguments = ["fit", f"--config={workspace / 'config.yaml'}", f"--config={workspace / 'again.yaml'}"]
     arguments += [f"--out={workspace / 'again'}", "--checkpoint.steps=2"]

@@ -27,7 +27,7 @@ def start(folder: Path, name: str, how: str = "", rank: int = 0, launcher: Launc
     """A training of which ``rank`` fails at step 4, unless ``how`` is empty."""
     arguments = ["fit", f"--config={folder / 'config.yaml'}", f"--out={folder / name}"]
     if how:
-        callback = {"class_path": "helpers.failures.Fails", "init_args": {"rank": rank, "how": how}}
+        callback = {"class_path": "helpers.machines.failures.Fails", "init_args": {"rank": rank, "how": how}}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
         arguments.insert(2, f"--config={folder / f'{name}.yaml'}")
     return Forked(arguments, folder / name, launcher)
